@@ -1,0 +1,82 @@
+"""The contract of an engine: a built model that runs fixed shapes into given buffers.
+
+An engine offers three launches with equal results: `rank` does everything, `encode` reduces histories to states and
+`score` scores candidates against states. A launch reads the packed input buffer of its profile (`flame.layout`) and
+writes `scores`. Slots beyond a length hold garbage (even NaN) and change nothing. Engines hold no per-request state;
+two threads may run one engine at the same time with different buffers.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flame.engine.spec import ModelSpec, Profile, ProfileCost
+from flame.layout import PackedLayout, Words
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HistoryState(Protocol):
+    """What candidates need of one user's history; opaque outside the engine that made it."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchBuffers:
+    """Static memory of one executor for one profile, allocated once by `Engine.buffers` and owned by the executor.
+
+    `words` `[layout.words]` is the host side that is filled before a launch, `scores` `[users, candidates, tasks]`
+    the host side that is read after it. On a CPU the device tensors share their memory; on a GPU the launch copies.
+    """
+
+    profile: Profile
+    layout: PackedLayout
+    words: Words
+    scores: NDArray[np.float32]
+    device_words: torch.Tensor
+    device_scores: torch.Tensor
+
+
+class Engine(abc.ABC):
+    """A model built for one device, precision and set of profiles."""
+
+    spec: ModelSpec
+    backend: str
+    device: str
+    precision: str
+    profiles: tuple[Profile, ...]
+    costs: Mapping[Profile, ProfileCost]
+    graph_safe: bool = False
+
+    @abc.abstractmethod
+    def buffers(self, profile: Profile) -> LaunchBuffers:
+        """Allocates buffers for launches of `profile`; never called on the request path."""
+
+    @abc.abstractmethod
+    def state(self, history: int) -> HistoryState:
+        """Allocates room for one user's encoded history of up to `history` events."""
+
+    @abc.abstractmethod
+    def rank(self, buffers: LaunchBuffers, users: int) -> None:
+        """Scores the candidates of the first `users` slots: writes `buffers.scores[u, :candidates of u]`."""
+
+    @abc.abstractmethod
+    def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        """Writes the encoded history of slot `u` into `states[u]`; candidate sections are not read."""
+
+    @abc.abstractmethod
+    def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        """Scores the candidates of slot `u` against `states[u]`; event sections are not read."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees what the engine holds; no launch may follow."""

@@ -1,0 +1,43 @@
+"""Every metric FLAME exports, in one place, so that code, dashboards and documents use one word for one thing.
+
+`Metrics` has its own registry: two servers in one process (tests, say) do not share counters. Durations are seconds,
+as Prometheus wants them.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_COUNTS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """The metric families of one server; each is safe to update from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered: ok or the error kind", "protocol", "outcome")
+        self.pairs = self._counter("pairs", "User-item pairs scored")
+        self.stage = self._histogram("stage_seconds", "Time of one request in one stage", _LATENCY, "stage")
+        self.request = self._histogram("request_seconds", "Time of one request in the ranker", _LATENCY)
+        self.candidates = self._histogram("request_candidates", "Candidates of one request", _COUNTS)
+        self.in_flight = self._gauge("in_flight", "Requests admitted and not yet answered")
+        self.queued = self._gauge("queued_launches", "Launches planned and waiting for an executor")
+        self.launches = self._counter("launches", "Launches run", "profile", "kind")
+        self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
+        self.features = self._counter("features", "Item rows by state: fresh, stale, missing or unknown", "state")
+        self.store = self._histogram("store_seconds", "Time of one fetch from the feature store", _LATENCY)
+
+    def render(self) -> bytes:
+        """All families in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="flame", registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, namespace="flame", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace="flame", registry=self.registry, buckets=buckets)

@@ -1,0 +1,109 @@
+"""What travels between the parts of FLAME: frozen, typed, without logic.
+
+Arrays are owned by the record that holds them and must not be written after it is made; the one exception,
+`Features.words`, says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flame.layout import PackedLayout, Words
+
+Ids = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A user's events, oldest first: three int64 columns of one length `[events]`.
+
+    `timestamps` are seconds since any fixed point and never decrease; only differences are used.
+    """
+
+    items: Ids
+    actions: Ids
+    timestamps: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """One user and the candidates to score.
+
+    `history` and `context` override the feature store; None and an absent name mean "look it up" and "use the
+    default". `deadline` is a point of `time.monotonic()` in seconds. `tasks` empty means all of the model's.
+    """
+
+    user: int
+    candidates: Ids
+    history: History | None = None
+    scenario: int = 0
+    context: Mapping[str, NDArray[np.generic] | float | int] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCounts:
+    """How many features of one request were not what a full answer would use.
+
+    `stale` rows were served past their time to live, `missing` rows were not there in time and were replaced by
+    the default row, `unknown` ids exist neither in the store nor in the model's vocabulary.
+    """
+
+    stale: int = 0
+    missing: int = 0
+    unknown: int = 0
+
+    @property
+    def degraded(self) -> bool:
+        return bool(self.stale or self.missing or self.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Everything a launch needs of one request, written once.
+
+    `words` is the packed buffer that `layout` describes (one user, sequences as long as its own history,
+    candidates as many as it asked for). It belongs to `features.staging`: whoever finishes the request calls
+    `release` exactly once, and nobody reads it afterwards. `fingerprint` identifies all that the
+    history state depends on (events, their features, scenario), so equal fingerprints mean equal states.
+    """
+
+    words: Words
+    layout: PackedLayout
+    lengths: tuple[int, ...]
+    fingerprint: bytes
+    counts: FeatureCounts
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Microseconds that one request spent in each stage, in the order of the path."""
+
+    admission: float
+    features: float
+    queue: float
+    compute: float
+    respond: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankResponse:
+    """Scores `[candidates, tasks]` in the order of the request, and how they came about."""
+
+    scores: Scores
+    tasks: tuple[str, ...]
+    model: str
+    version: str
+    backend: str
+    counts: FeatureCounts
+    times: StageTimes
+    launches: int
+    request_id: str = ""
