@@ -1,0 +1,34 @@
+"""The error tree: drawn in full, with a status both protocols know."""
+
+from __future__ import annotations
+
+import http
+
+import grpc
+import pytest
+
+from flame import errors
+from flame.errors import FlameError
+
+
+def family(root: type[FlameError]) -> list[type[FlameError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in family(child))]
+
+
+CLASSES = family(FlameError)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_drawn_tree_names_the_class(cls: type[FlameError]) -> None:
+    assert cls.__name__ in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_both_protocols_know_the_status(cls: type[FlameError]) -> None:
+    assert grpc.StatusCode[cls.grpc_code]
+    assert cls.http_status == 499 or http.HTTPStatus(cls.http_status) >= 400
+
+
+def test_kinds_tell_the_classes_apart() -> None:
+    kinds = [cls.kind for cls in CLASSES]
+    assert len(set(kinds)) == len(kinds)
