@@ -148,7 +148,7 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
         section, _, field = name.partition(".")
         if field not in tree.get(section, {}):
             raise ConfigError(f"{source}: there is no setting {name!r}; {_suggestion(section, tree)}")
-        if isinstance(tree[section][field], list) and isinstance(value, str):
+        if isinstance(tree[section][field], tuple) and isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         tree[section][field] = value
     return _convert(tree, source)
