@@ -1,34 +1,47 @@
-# Every target sets up what it needs: a virtual environment with the package and its tools.
+# Every target sets up what it needs in a virtual environment of its own.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-STAMP = $(VENV)/.installed
+PIP = $(BIN)/pip --disable-pip-version-check
+TORCH_CPU = torch==2.13.0+cpu
+TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test test-gpu lint format clean
+.PHONY: install install-dev demo test test-gpu lint format clean
 
-install: $(STAMP)
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
 
-$(STAMP): pyproject.toml
+# A machine without an NVIDIA driver gets PyTorch's CPU build; the CUDA packages are never downloaded there.
+$(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	command -v nvidia-smi >/dev/null \
+	|| $(PIP) install --quiet '$(TORCH_CPU)' \
+	|| $(PIP) install --quiet --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'
 	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
 
 demo: install
 	$(BIN)/flame demo
 
-test: install
+test: install-dev
 	$(BIN)/pytest -n 2 -m "not gpu"
 
-test-gpu: install
+test-gpu: install-dev
 	$(BIN)/pytest -m gpu
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
