@@ -28,6 +28,8 @@ class Metrics:
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
         self.features = self._counter("features", "Item rows by state: fresh, stale, missing or unknown", "state")
         self.store = self._histogram("store_seconds", "Time of one fetch from the feature store", _LATENCY)
+        self.store_errors = self._counter("store_errors", "Fetches from the feature store that failed")
+        self.refresh_dropped = self._counter("refresh_dropped", "Item rows not refreshed: the queue was full")
 
     def render(self) -> bytes:
         """All families in the Prometheus text format."""

@@ -53,16 +53,19 @@ class FeatureCounts:
     """How many features of one request were not what a full answer would use.
 
     `stale` rows were served past their time to live, `missing` rows were not there in time and were replaced by
-    the default row, `unknown` ids exist neither in the store nor in the model's vocabulary.
+    the default row, `unknown` ids are not in the store or not in the model's vocabulary. One row (a candidate, or an
+    event of one sequence) is counted once, as the worst of these. `unknown_user` says that the store was asked for
+    the user and does not know them.
     """
 
     stale: int = 0
     missing: int = 0
     unknown: int = 0
+    unknown_user: bool = False
 
     @property
     def degraded(self) -> bool:
-        return bool(self.stale or self.missing or self.unknown)
+        return bool(self.stale or self.missing or self.unknown or self.unknown_user)
 
 
 @dataclass(frozen=True, slots=True)
