@@ -18,7 +18,8 @@ ALLOWED = {
     "ranker": CONFIG | {"features", "engine", "orchestrator"},
     "server": CONFIG | {"features", "engine", "orchestrator", "ranker"},
     "bench": CONFIG | {"features", "engine", "orchestrator", "ranker", "server"},
-    "cli": CONFIG | {"features", "engine", "orchestrator", "ranker", "server", "bench"},
+    "examples": CONFIG | {"features", "engine", "orchestrator", "ranker", "server"},
+    "cli": CONFIG | {"features", "engine", "orchestrator", "ranker", "server", "bench", "examples"},
     "__main__": {"cli"},
 }
 HEAVY = {"torch", "triton", "tensorrt", "ray", "grpc", "openvino", "numba", "pyarrow", "matplotlib"}
