@@ -30,13 +30,9 @@ class FeatureRow(nn.Module):
         self.categories = embedding(rows, dim) if rows else None
         self.dense = nn.Linear(layout.float_words, dim) if layout.float_words else None
 
-    @property
-    def empty(self) -> bool:
-        return self.categories is None and self.dense is None
-
-    def forward(self, integers: Tensor, floats: Tensor, valid: Tensor) -> Tensor | float:
-        """`integers` and `floats` `[..., words]`, `valid` `[...]` -> `[..., dim]`, or 0 for an empty row."""
-        total: Tensor | float = 0.0
+    def forward(self, integers: Tensor, floats: Tensor, valid: Tensor) -> Tensor:
+        """`[..., words]` of both kinds and `valid` `[...]` -> `[..., dim]`; zeros `[..., 1]` for an empty row."""
+        total = torch.zeros(*valid.shape, 1, device=valid.device)
         if self.categories is not None:
             offsets = torch.tensor(self.offsets, dtype=torch.int32, device=integers.device)
             rows = torch.where(valid[..., None], integers, 0) + offsets
@@ -78,8 +74,8 @@ class InputStage(nn.Module):
         tokens = self._items(inputs.event_item, inputs.event_embedding, valid)
         tokens = tokens + self.item_features(inputs.event_integers, inputs.event_floats, valid)
         tokens = tokens + self.actions(torch.where(valid, inputs.event_action, 0))
-        positions: Tensor = self.positions(newest_first)
-        return tokens + positions
+        total: Tensor = tokens + self.positions(newest_first)
+        return total
 
     def candidates(self, inputs: ModelInputs) -> Tensor:
         """Candidate tokens `[users, candidates, dim]`."""
@@ -88,21 +84,22 @@ class InputStage(nn.Module):
         tokens = self._items(inputs.candidate_item, inputs.candidate_embedding, valid)
         tokens = tokens + self.item_features(inputs.candidate_integers, inputs.candidate_floats, valid)
         tokens = tokens + self.positions.weight[0]
-        if not self.user_features.empty:
-            tokens = tokens + self.user_features(inputs.user_integers, inputs.user_floats, used)[:, None]
-        if not self.context_features.empty:
-            tokens = tokens + self.context_features(inputs.context_integers, inputs.context_floats, used)[:, None]
-        return tokens
+        user = self.user_features(inputs.user_integers, inputs.user_floats, used)
+        context = self.context_features(inputs.context_integers, inputs.context_floats, used)
+        total: Tensor = tokens + (user + context)[:, None]
+        return total
 
     def _items(self, rows: Tensor, looked_up: Tensor | None, valid: Tensor) -> Tensor:
         """Item vectors in the model's dim, from the table or from what the host looked up."""
+        found: Tensor
         if self.items is not None:
             found = self.items(torch.where(valid, rows, 0))
         else:
             assert looked_up is not None
             found = torch.where(valid[..., None], looked_up, 0.0)
-        projected: Tensor = found if self.item_projection is None else self.item_projection(found)
-        return projected
+        if self.item_projection is not None:
+            found = self.item_projection(found)
+        return found
 
 
 def embedding(rows: int, dim: int) -> nn.Embedding:
