@@ -1,0 +1,49 @@
+"""Timing of calls on this machine: interleaved rounds, so that a slow minute hits every variant alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = Mapping[str, NDArray[np.float64]]
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of each call `[rounds]`, measured in turns; every second round runs in the opposite order.
+
+    `warm_up` rounds are run and not counted; `tick` is called after each round (progress).
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for index in range(-warm_up, rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            start = time.perf_counter_ns()
+            calls[name]()
+            elapsed = time.perf_counter_ns() - start
+            if index >= 0:
+                samples[name].append(elapsed / 1e6)
+        tick()
+    return {name: np.array(values) for name, values in samples.items()}
+
+
+@contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error that appears on a terminal only; yields what advances it by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,81 @@
+"""A little HTTP server that misbehaves on order, for the load generator to be measured against."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from flame.bench.load.client import Reply
+from flame.bench.load.http_client import Answer
+
+Handler = Callable[[int, bytes], Awaitable[bytes | None]]
+
+
+def response(body: bytes, status: str = "200 OK", extra: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{extra}\r\n".encode() + body
+
+
+def judge(answer: Answer) -> Reply:
+    """As the real one: a good answer has stages, a bad one names its kind."""
+    content = json.loads(answer.body)
+    if answer.status == 200:
+        return Reply("ok", content["stages"])
+    return Reply(content["kind"])
+
+
+def message(body: bytes = b"hello") -> bytes:
+    return b"POST /infer HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+@asynccontextmanager
+async def little_server(handler: Handler) -> AsyncIterator[int]:
+    """Serves on a free port, which it yields. `handler(count, body)` gives the raw response; None closes at once."""
+    count = 0
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                body = await reader.readexactly(length)
+                count += 1
+                answer = await handler(count - 1, body)
+                if answer is None:
+                    break
+                writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Http:
+    """What the tests need of the above, as one fixture (test folders are no packages here)."""
+
+    response = staticmethod(response)
+    judge = staticmethod(judge)
+    message = staticmethod(message)
+    server = staticmethod(little_server)
+
+
+@pytest.fixture
+def http() -> type[Http]:
+    return Http
