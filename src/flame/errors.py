@@ -4,6 +4,7 @@ FlameError
 ├── RequestError               the request is wrong; sending it again unchanged cannot help
 │   ├── MalformedRequest       not the JSON, protobuf or binary tensor it claims to be
 │   ├── BodyTooLarge           more bytes than `server.max_body_bytes`
+│   ├── UnknownRoute           no such call here: path and method, or gRPC method
 │   ├── UnknownModel           no such model or version here
 │   ├── UnknownTask            the model has no output of that name
 │   ├── InvalidTensor          wrong name, dtype, shape or byte count of an input tensor
@@ -66,6 +67,14 @@ class BodyTooLarge(RequestError):
     http_status = 413
     grpc_code = "RESOURCE_EXHAUSTED"
     kind = "body_too_large"
+
+
+class UnknownRoute(RequestError):
+    """No such call: a path and method this server does not have."""
+
+    http_status = 404
+    grpc_code = "UNIMPLEMENTED"
+    kind = "unknown_route"
 
 
 class UnknownModel(RequestError):
