@@ -1,0 +1,75 @@
+"""The two small dynamic programs of planning: covering a candidate list by launches, and grouping slices into launches.
+
+Both know lengths and prices only. Prices are milliseconds; a price of infinity means "there is no such launch".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+_GAIN = 1 - 1e-9
+"""A way must be cheaper than the best so far by more than rounding; otherwise the one with fewer launches stays."""
+
+
+class Cover:
+    """The cheapest way to cover `n` candidates by pieces of given sizes, worked out once for every `n` up to `limit`.
+
+    Piece sizes may repeat, and the last piece may be larger than what is left for it. Immutable after it is made, but
+    for a memo that any thread may fill.
+    """
+
+    def __init__(self, prices: Mapping[int, float], limit: int) -> None:
+        sizes = sorted(prices, reverse=True)
+        self._cost = [0.0] * (limit + 1)
+        self._size = [0] * (limit + 1)
+        for n in range(1, limit + 1):
+            best = math.inf
+            for size in sizes:
+                cost = prices[size] + self._cost[n - size if n > size else 0]
+                if cost < best * _GAIN:
+                    best, self._size[n] = cost, size
+            self._cost[n] = best
+        self._lengths: dict[int, tuple[int, ...]] = {}
+
+    def cost(self, n: int) -> float:
+        """Milliseconds of the cheapest cover of `n` candidates."""
+        return self._cost[n]
+
+    def lengths(self, n: int) -> tuple[int, ...]:
+        """How many candidates each piece of the cheapest cover takes, longest first; they add up to `n`."""
+        found = self._lengths.get(n)
+        if found is None:
+            found = self._lengths[n] = self._walk(n)
+        return found
+
+    def _walk(self, n: int) -> tuple[int, ...]:
+        sizes, left = [], n
+        while left > 0:
+            sizes.append(self._size[left])
+            left -= sizes[-1]
+        sizes.sort(reverse=True)
+        if sizes:
+            sizes[-1] += left
+        return tuple(sizes)
+
+
+def group(lengths: Sequence[int], price: Callable[[int, int], float], widest: int) -> tuple[list[int], float]:
+    """Cuts slices into runs that share a launch, at the least total price.
+
+    `lengths` of the slices come longest first, so a run is priced by how many slices it has and by its first one:
+    `price(slices, length)`. Runs hold at most `widest` slices. Returns where each run ends, and the total price.
+    """
+    best = [0.0] + [math.inf] * len(lengths)
+    start = [0] * (len(lengths) + 1)
+    for stop in range(1, len(lengths) + 1):
+        for first in range(max(0, stop - widest), stop):
+            cost = best[first] + price(stop - first, lengths[first])
+            if cost < best[stop] * _GAIN:
+                best[stop], start[stop] = cost, first
+    ends = []
+    stop = len(lengths)
+    while stop:
+        ends.append(stop)
+        stop = start[stop]
+    return ends[::-1], best[-1]

@@ -1,0 +1,150 @@
+"""Which shapes exist, what each costs, and which of them can hold a request. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from flame.config import OrchestratorConfig
+from flame.engine.spec import ModelSpec, Profile, ProfileCost
+from flame.errors import ConfigError, HistoryTooLong
+from flame.orchestrator.cover import Cover
+
+Kind = Literal["rank", "encode", "score"]
+
+_SMALLEST = 64
+_LAUNCH_MS = 0.02
+_TOKEN_MS = 0.001
+
+
+def default_profiles(spec: ModelSpec, config: OrchestratorConfig) -> tuple[Profile, ...]:
+    """The profiles to build for a model: every user count of `config` with every candidate count, longest history.
+
+    Candidate counts are those of `config`, else powers of two from 64 up and the model's limit itself. Raises
+    `ConfigError` for a candidate count that no request can have.
+    """
+    limit = spec.input.max_candidates
+    over = [size for size in config.candidates if size > limit]
+    if over:
+        raise ConfigError(f"orchestrator.candidates {over}: the model takes at most {limit} candidates; leave them out")
+    sizes = set(config.candidates) or {*_powers_below(limit), limit}
+    history = spec.input.max_history
+    return tuple(Profile(users, history, size) for users in sorted(set(config.users)) for size in sorted(sizes))
+
+
+def _powers_below(limit: int) -> Iterable[int]:
+    size = _SMALLEST
+    while size < limit:
+        yield size
+        size *= 2
+
+
+def estimated_cost(profile: Profile) -> ProfileCost:
+    """What a profile is taken to cost when its engine has not measured it.
+
+    0.02 ms for a launch and 1 microsecond for each token in it (events, candidates): only the proportions matter to
+    planning, and admission corrects the scale by what launches really take.
+    """
+    encode = _TOKEN_MS * profile.users * profile.history
+    score = _TOKEN_MS * profile.users * profile.candidates
+    return ProfileCost(_LAUNCH_MS + encode + score, _LAUNCH_MS + encode, _LAUNCH_MS + score)
+
+
+class Share(NamedTuple):
+    """What one user pays when launches are shared by a number of users: price of a slice by its length, in ms."""
+
+    rank: Cover
+    encode: float
+    score: Cover
+
+    def encoding_pays(self, candidates: int) -> bool:
+        """Whether encoding the history once and scoring against it beats ranking each slice with its history."""
+        return self.encode + self.score.cost(candidates) < self.rank.cost(candidates)
+
+    def cost(self, candidates: int) -> float:
+        return min(self.rank.cost(candidates), self.encode + self.score.cost(candidates))
+
+
+class Tier:
+    """All profiles of one history length, and the prices of launches among them. Immutable."""
+
+    def __init__(self, history: int, events: int, costs: Mapping[Profile, ProfileCost], limit: int) -> None:
+        self.history = history
+        self.events = events
+        self.costs = costs
+        self.widest = max(profile.users for profile in costs)
+        self.sizes = tuple(sorted({profile.candidates for profile in costs}))
+        self.shares = {users: self._share(users, limit) for users in sorted({1, *(p.users for p in costs)})}
+        self._launches: dict[Kind, list[list[tuple[float, Profile | None]]]] = {
+            kind: [[self._cheapest(kind, users, size) for size in self.sizes] for users in range(self.widest + 1)]
+            for kind in ("rank", "encode", "score")
+        }
+
+    def price(self, kind: Kind, users: int, candidates: int) -> float:
+        """Milliseconds of the cheapest launch with that many slots of that many candidates; infinite without one."""
+        return self._launches[kind][users][bisect_left(self.sizes, candidates)][0]
+
+    def profile(self, kind: Kind, users: int, candidates: int) -> Profile:
+        """The profile of the launch that `price` speaks of."""
+        found = self._launches[kind][users][bisect_left(self.sizes, candidates)][1]
+        assert found is not None, f"no {kind} launch for {users} users with {candidates} candidates"
+        return found
+
+    def _cheapest(self, kind: Kind, users: int, candidates: int) -> tuple[float, Profile | None]:
+        fitting = [p for p in self.costs if p.users >= users and p.candidates >= candidates]
+        best = min(fitting, key=lambda p: (getattr(self.costs[p], kind), p), default=None)
+        return (getattr(self.costs[best], kind), best) if best else (math.inf, None)
+
+    def _share(self, users: int, limit: int) -> Share:
+        """Prices per user of launches with exactly `users` slots; for 1, of any launch that this user has alone."""
+        chosen = [p for p in self.costs if users in (1, p.users)]
+        rank: dict[int, float] = {}
+        score: dict[int, float] = {}
+        for profile in chosen:
+            cost, size = self.costs[profile], profile.candidates
+            rank[size] = min(rank.get(size, math.inf), cost.rank / users)
+            score[size] = min(score.get(size, math.inf), cost.score / users)
+        encode = min(self.costs[profile].encode for profile in chosen) / users
+        return Share(Cover(rank, limit), encode, Cover(score, limit))
+
+
+class ProfileSet:
+    """The profiles of an engine with their costs: measured ones, or `estimated_cost` where there is none.
+
+    Immutable, shared by all threads.
+    """
+
+    def __init__(self, spec: ModelSpec, profiles: Iterable[Profile], costs: Mapping[Profile, ProfileCost]) -> None:
+        self.profiles = tuple(sorted(set(profiles)))
+        self.costs = {profile: costs.get(profile) or estimated_cost(profile) for profile in self.profiles}
+        limit = spec.input.max_candidates
+        self.tiers = tuple(
+            Tier(
+                history,
+                spec.input.sequence_capacity(history),
+                {profile: cost for profile, cost in self.costs.items() if profile.history == history},
+                limit,
+            )
+            for history in sorted({profile.history for profile in self.profiles})
+        )
+        self.widest = max(profile.users for profile in self.profiles)
+
+    def tier(self, events: int) -> Tier:
+        """The shortest profiles that hold `events` events in each sequence; raises `HistoryTooLong` without any."""
+        for tier in self.tiers:
+            if events <= tier.events:
+                return tier
+        raise HistoryTooLong(
+            f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
+        )
+
+    def fitting(self, events: int, candidates: int) -> tuple[Profile, ...]:
+        """All profiles that can take the demand in one launch, smallest first; none means that it must be split."""
+        tiers = [tier for tier in self.tiers if events <= tier.events]
+        return tuple(p for tier in tiers for p in sorted(tier.costs) if p.candidates >= candidates)
+
+    def predict(self, events: int, candidates: int) -> float:
+        """Milliseconds of device time for one request that shares its launches with nobody."""
+        return self.tier(events).shares[1].cost(candidates)
