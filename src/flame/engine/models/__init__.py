@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import torch
+
 from flame.engine.models.base import ModelState, RankModel
 from flame.engine.models.climber import Climber
 from flame.engine.models.hstu import Hstu
 from flame.engine.spec import ModelSpec, ModuleConfig
 from flame.errors import PackageError
 
-__all__ = ["Climber", "Hstu", "ModelState", "RankModel", "create"]
+__all__ = ["ITEM_TABLE", "Climber", "Hstu", "ModelState", "RankModel", "create", "expected_tensors"]
+
+ITEM_TABLE = "input.items.weight"
+"""The item embedding table among the weights of every model, also where the host does the look-up."""
 
 
 def create(spec: ModelSpec, *, module_source: Path | None = None) -> RankModel:
@@ -28,6 +33,19 @@ def create(spec: ModelSpec, *, module_source: Path | None = None) -> RankModel:
     if module_source is None:
         raise PackageError(f"model {spec.name!r} is a module of its own: its source {spec.module.file!r} is needed")
     return _own(spec, spec.module, module_source)
+
+
+def expected_tensors(spec: ModelSpec, *, module_source: Path | None = None) -> dict[str, torch.Tensor]:
+    """The tensors that the weights of this model consist of: names, shapes and dtypes, on the meta device.
+
+    With the look-up on the host the item table is one of them, though the model itself has no such parameter.
+    Raises as `create` does.
+    """
+    with torch.device("meta"):
+        tensors = dict(create(spec, module_source=module_source).state_dict())
+        if spec.input.item_id.lookup == "host":
+            tensors[ITEM_TABLE] = torch.empty(spec.input.item_id.vocabulary, spec.input.item_id.dim)
+    return tensors
 
 
 def _own(spec: ModelSpec, module: ModuleConfig, source: Path) -> RankModel:
