@@ -1,0 +1,44 @@
+"""A request and a response of the Open Inference Protocol, free of HTTP and of gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flame.records import Scores
+
+Values = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """Named input tensors for one model.
+
+    An empty `version` means the one that is served, empty `outputs` mean all tasks. `inputs` may be read-only views
+    of the bytes that came in. `deadline` is a point of `time.monotonic()` in seconds.
+    """
+
+    model: str
+    version: str
+    inputs: Mapping[str, Values]
+    outputs: tuple[str, ...] = ()
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """Scores `[users, candidates]` of every task asked for.
+
+    `parameters` tell how the answer came about: backend, launches, and how many features were stale, missing or
+    unknown, so that a degraded answer never looks like a full one.
+    """
+
+    model: str
+    version: str
+    request_id: str
+    outputs: Mapping[str, Scores]
+    parameters: Mapping[str, str | int]
