@@ -1,0 +1,289 @@
+"""The orchestrator under load and under every kind of trouble."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flame.errors import (
+    DeadlineExceeded,
+    ExecutionError,
+    FlameError,
+    HistoryTooLong,
+    InvalidCandidates,
+    QueueFull,
+    RequestCancelled,
+    ShuttingDown,
+    TooManyCandidates,
+)
+from flame.orchestrator.ticket import Scored
+from flame.records import Features
+
+Make = Callable[..., Features]
+Expected = Callable[[Features], NDArray[np.float32]]
+
+
+def sample(make: Make, count: int, seed: int = 0, longest: int = 15) -> list[Features]:
+    """Requests of odd sizes: one candidate, sizes of profiles and their neighbours, the limit, no history."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.choice([1, 2, 15, 16, 17, 63, 64, 65, 100, 129, 199, 200], count)
+    return [
+        make(seed * 100_000 + number, int(size), [int(n) for n in rng.integers(0, longest + 1, 2)])
+        for number, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("users", "executors", "histories"),
+    [
+        pytest.param((1,), 1, (30,), id="one executor"),
+        pytest.param((1,), 3, (30,), id="three executors"),
+        pytest.param((1, 4), 3, (30,), id="packed launches"),
+        pytest.param((3,), 2, (8, 30), id="only packed profiles, two history lengths"),
+    ],
+)
+def test_every_request_gets_its_own_scores(
+    start, features: Make, expected: Expected, users: tuple[int, ...], executors: int, histories: tuple[int, ...]
+) -> None:
+    orchestrator, engine, metrics = start(users, histories=histories, executors=executors, max_in_flight=400)
+    allocated = engine.allocated
+    requests = sample(features, 300)
+    with ThreadPoolExecutor(4) as clients:
+        futures = list(clients.map(orchestrator.submit, requests))
+    for request, future in zip(requests, futures, strict=True):
+        np.testing.assert_array_equal(future.result(60).scores, expected(request))
+    assert engine.allocated == allocated, "nothing is allocated on the request path"
+    kinds = {kind for kind, _ in engine.log}
+    assert kinds == {"rank", "encode", "score"}
+    if 4 in users:
+        assert {profile.users for _, profile in engine.log} == {1, 4}
+    assert metrics.registry.get_sample_value("flame_queued_launches") == 0
+
+
+def test_scores_say_how_they_came_about(start, features: Make) -> None:
+    orchestrator, engine, metrics = start()
+    scored = orchestrator.submit(features(1, 150)).result(60)
+    assert scored.launches == len(engine.log) == 4
+    assert scored.queue_us >= 0
+    assert scored.compute_us > 0
+    value = metrics.registry.get_sample_value
+    assert value("flame_launches_total", {"profile": "1x30+16", "kind": "encode"}) == 1
+    assert value("flame_launches_total", {"profile": "1x30+64", "kind": "score"}) == 3
+    assert value("flame_padding_pairs_total") == 3 * 64 - 150
+
+
+def test_requests_that_cannot_run_are_refused_at_once(start, features: Make) -> None:
+    orchestrator, _, _ = start(histories=(8,))
+    with pytest.raises(TooManyCandidates, match="201"):
+        orchestrator.submit(features(1, 201, (1, 1)))
+    with pytest.raises(HistoryTooLong, match="5 events"):
+        orchestrator.submit(features(1, 1, (1, 5)))
+    with pytest.raises(InvalidCandidates):
+        orchestrator.submit(features(1, 0, (1, 1)))
+
+
+def test_a_full_queue_refuses_and_recovers(start, features: Make, expected: Expected) -> None:
+    orchestrator, engine, _ = start(max_in_flight=3)
+    engine.gate.clear()
+    requests = sample(features, 3)
+    futures = [orchestrator.submit(request) for request in requests]
+    with pytest.raises(QueueFull, match="3 requests"):
+        orchestrator.submit(features(9, 5))
+    engine.gate.set()
+    for request, future in zip(requests, futures, strict=True):
+        np.testing.assert_array_equal(future.result(60).scores, expected(request))
+    late = features(9, 5)
+    np.testing.assert_array_equal(orchestrator.submit(late).result(60).scores, expected(late))
+
+
+def test_a_deadline_that_passes_in_the_queue_drops_the_request_before_any_launch(start, features: Make) -> None:
+    orchestrator, engine, _ = start()
+    engine.gate.clear()
+    running = orchestrator.submit(features(1, 5))
+    assert engine.entered.acquire(timeout=60)
+    late = orchestrator.submit(features(2, 5), deadline=time.monotonic() + 0.02)
+    patient = orchestrator.submit(features(3, 5), deadline=time.monotonic() + 600)
+    time.sleep(0.03)
+    engine.gate.set()
+    with pytest.raises(DeadlineExceeded, match="in the queue"):
+        late.result(60)
+    assert running.result(60).launches == patient.result(60).launches == 1
+    assert len(engine.log) == 2
+
+
+def test_a_deadline_that_has_passed_is_never_worked_on(start, features: Make) -> None:
+    orchestrator, engine, _ = start()
+    with pytest.raises(DeadlineExceeded):
+        orchestrator.submit(features(2, 5), deadline=time.monotonic() - 1).result(60)
+    assert engine.log == []
+
+
+def test_a_cancelled_request_is_dropped_before_it_starts(start, features: Make) -> None:
+    orchestrator, engine, _ = start()
+    engine.gate.clear()
+    running = orchestrator.submit(features(1, 5))
+    assert engine.entered.acquire(timeout=60)
+    cancelled = threading.Event()
+    gone = orchestrator.submit(features(2, 5), cancelled=cancelled)
+    cancelled.set()
+    engine.gate.set()
+    with pytest.raises(RequestCancelled):
+        gone.result(60)
+    running.result(60)
+    assert len(engine.log) == 1
+
+
+def test_cancelling_between_slices_drops_the_slices_that_have_not_begun(start, features: Make) -> None:
+    orchestrator, engine, _ = start()
+    engine.gate.clear()
+    cancelled = threading.Event()
+    future = orchestrator.submit(features(1, 200), cancelled=cancelled)
+    assert engine.entered.acquire(timeout=60)
+    cancelled.set()
+    assert not future.done(), "an executor still reads its features"
+    engine.gate.set()
+    with pytest.raises(RequestCancelled):
+        future.result(60)
+    assert engine.log == [("encode", engine.profiles[0])]
+
+
+def test_a_failed_launch_fails_the_requests_in_it_and_nobody_else(
+    start, features: Make, expected: Expected, caplog: pytest.LogCaptureFixture
+) -> None:
+    orchestrator, engine, _ = start((1, 4), executors=2, max_in_flight=100)
+    requests = sample(features, 80)
+    marked = {int(request.words[request.layout.candidates_start]) for request in requests[::8]}
+
+    def holds_a_marked_candidate(kind: str, buffers) -> bool:
+        views = buffers.layout.views(buffers.words)
+        return kind != "encode" and bool(np.isin(views.candidates[:, :, 0], list(marked)).any())
+
+    engine.fails = holds_a_marked_candidate
+    futures = [orchestrator.submit(request) for request in requests]
+    failed = 0
+    for number, (request, future) in enumerate(zip(requests, futures, strict=True)):
+        error = future.exception(60)
+        if error is None:
+            assert number % 8, "a request with a marked candidate was answered"
+            np.testing.assert_array_equal(future.result().scores, expected(request))
+        else:
+            failed += 1
+            assert isinstance(error, ExecutionError)
+            assert "RuntimeError" in str(error)
+            assert "0xdeadbeef" not in str(error), "details stay in the log"
+    assert 10 <= failed < 80
+    assert "0xdeadbeef" in caplog.text
+    engine.fails = lambda kind, buffers: False
+    again = features(77, 200)
+    np.testing.assert_array_equal(orchestrator.submit(again).result(60).scores, expected(again))
+
+
+def test_a_failed_encode_fails_the_request_without_scoring(start, features: Make) -> None:
+    orchestrator, engine, _ = start(executors=2)
+    engine.fails = lambda kind, buffers: kind == "encode"
+    with pytest.raises(ExecutionError, match="encode"):
+        orchestrator.submit(features(1, 200)).result(60)
+    assert [kind for kind, _ in engine.log] == ["encode"]
+
+
+def test_a_planner_that_fails_fails_its_requests_only(start, features: Make, expected: Expected) -> None:
+    orchestrator, _, _ = start()
+    original = orchestrator._schedule._planner
+    orchestrator._schedule._planner = lambda *args: 1 / 0
+    with pytest.raises(ExecutionError, match="ZeroDivisionError"):
+        orchestrator.submit(features(1, 5)).result(60)
+    orchestrator._schedule._planner = original
+    request = features(2, 5)
+    np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
+
+
+def test_closing_finishes_what_can_be_finished(start, features: Make, expected: Expected) -> None:
+    orchestrator, _, _ = start(executors=2, max_in_flight=100)
+    requests = sample(features, 60)
+    futures = [orchestrator.submit(request) for request in requests]
+    assert orchestrator.close(60.0) == 0
+    for request, future in zip(requests, futures, strict=True):
+        assert future.done()
+        np.testing.assert_array_equal(future.result().scores, expected(request))
+    with pytest.raises(ShuttingDown):
+        orchestrator.submit(features(1, 1))
+
+
+def test_closing_while_busy_answers_everyone_and_counts_the_cut(start, features: Make, expected: Expected) -> None:
+    orchestrator, engine, _ = start(executors=2, max_in_flight=100)
+    engine.gate.clear()
+    requests = sample(features, 40)
+    futures = [orchestrator.submit(request) for request in requests]
+    assert engine.entered.acquire(timeout=60)
+    opening = threading.Timer(0.1, engine.gate.set)
+    opening.start()
+    cut = orchestrator.close(0.05)
+    opening.join()
+    assert not orchestrator.running
+    errors = [future.exception(0) for future in futures]
+    assert cut == sum(isinstance(error, ShuttingDown) for error in errors) >= 36
+    for request, future, error in zip(requests, futures, errors, strict=True):
+        assert error is None or isinstance(error, ShuttingDown)
+        if error is None:
+            np.testing.assert_array_equal(future.result().scores, expected(request))
+    assert orchestrator.close() == 0
+
+
+def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
+    start, features: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flame.orchestrator.pool._LAST_LAUNCH_S", 0.05)
+    orchestrator, engine, _ = start()
+    engine.gate.clear()
+    stuck = orchestrator.submit(features(1, 5))
+    assert engine.entered.acquire(timeout=60)
+    assert orchestrator.close(0.0) == 1
+    assert orchestrator.running
+    with pytest.raises(ShuttingDown):
+        stuck.result(0)
+    engine.gate.set()
+
+
+def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expected: Expected) -> None:
+    orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=50)
+    free = orchestrator._schedule._states.free()
+    rng = np.random.default_rng(5)
+    engine.fails = lambda kind, buffers: rng.random() < 0.05
+    requests = sample(features, 50)
+    answers: list[tuple[Features, Future[Scored]]] = []
+    outcomes: dict[str, int] = {}
+    slots = threading.Semaphore(50)
+    for number in range(1000):
+        request = requests[number % 50]
+        cancelled = threading.Event()
+        deadline = time.monotonic() + 0.0005 if number % 7 == 0 else None
+        slots.acquire()
+        try:
+            future = orchestrator.submit(request, deadline=deadline, cancelled=cancelled)
+        except QueueFull:
+            slots.release()
+            outcomes["QueueFull"] = outcomes.get("QueueFull", 0) + 1
+            continue
+        future.add_done_callback(lambda _: slots.release())
+        if number % 11 == 0:
+            cancelled.set()
+        answers.append((request, future))
+    for request, future in answers:
+        error = future.exception(60)
+        assert error is None or isinstance(error, FlameError)
+        outcomes[type(error).__name__] = outcomes.get(type(error).__name__, 0) + 1
+        if error is None:
+            np.testing.assert_array_equal(future.result().scores, expected(request))
+    assert sum(outcomes.values()) == 1000
+    assert {"NoneType", "ExecutionError", "RequestCancelled"} <= set(outcomes)
+    assert orchestrator._schedule.alive == 0
+    assert orchestrator._schedule.waiting == 0
+    assert orchestrator._schedule._idle == 3
+    assert orchestrator._schedule._states.free() == free
+    assert metrics.registry.get_sample_value("flame_queued_launches") == 0
