@@ -21,7 +21,7 @@ class _Layer(NamedTuple):
 
 
 def dense_flops(spec: ModelSpec, history: int, candidates: int) -> int:
-    """Operations of one request with unmasked attention and every row in every layer: how the paper's Table 2 counts."""
+    """Operations of one request, unmasked attention and every row in every layer: how the paper's Table 2 counts."""
     layer = _layer(spec)
     total = candidates * _per_candidate(spec)
     for events in _events(spec, history):
@@ -31,7 +31,7 @@ def dense_flops(spec: ModelSpec, history: int, candidates: int) -> int:
 
 
 def needed_flops(spec: ModelSpec, history: int, candidates: int) -> int:
-    """Operations of one request when nothing superfluous is done: no masked pair, candidates alone in the last layer."""
+    """Operations of one request without masked pairs, and with candidates alone in the last layer."""
     return needed_encode_flops(spec, history) + needed_score_flops(spec, history, candidates)
 
 

@@ -84,7 +84,8 @@ class StuLayer(nn.Module):
         return x + change
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        users, rows, width = x.shape
+        return x.view(users, rows, self.heads, width // self.heads).transpose(1, 2)
 
 
 class EncodedHistory(NamedTuple):
