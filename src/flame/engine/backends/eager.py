@@ -1,0 +1,155 @@
+"""The oracle: the model as plain PyTorch, fp32, on a CPU or a CUDA device. Every other engine is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.inputs import ModelInputs, unpack
+from flame.engine.models import ModelState
+from flame.engine.package import ModelPackage
+from flame.engine.spec import Profile, ProfileCost, Task
+from flame.errors import BackendUnavailable, ExecutionError
+
+
+class EagerState:
+    """One user's encoded history: the model's tensors, each `[1, ...]`, after the first `encode` into it."""
+
+    def __init__(self, history: int, nbytes: int) -> None:
+        self.history = history
+        self.nbytes = nbytes
+        self.tensors: ModelState | None = None
+
+
+class EagerEngine(Engine):
+    """Runs any shape within the model's limits: `profiles` are those it was asked for, and others work as well.
+
+    `costs` are what the caller measured; empty until then. Sharing the package's weights, it takes no memory of its
+    own on a CPU.
+    """
+
+    backend = "eager"
+    precision = "fp32"
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        profiles: Sequence[Profile],
+        device: str = "cpu",
+        costs: Mapping[Profile, ProfileCost] | None = None,
+    ) -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise BackendUnavailable(f"engine.device is {device!r}, but PyTorch finds no CUDA device here")
+        self.spec = package.spec
+        self.device = device
+        self.profiles = tuple(profiles)
+        self.costs = dict(costs or {})
+        self._model = package.model(device)
+        self._state_bytes: dict[int, int] = {}
+
+    def buffers(self, profile: Profile) -> LaunchBuffers:
+        """Host memory is pinned where the device is a GPU; a CPU's device tensors are the host's memory."""
+        layout = self.spec.layout(profile)
+        pinned = self.device != "cpu"
+        words = torch.zeros(layout.words, dtype=torch.int32, pin_memory=pinned)
+        scores = torch.zeros(profile.users, profile.candidates, len(self.spec.tasks), pin_memory=pinned)
+        device_words, device_scores = words.to(self.device), scores.to(self.device)
+        return LaunchBuffers(profile, layout, words.numpy(), scores.numpy(), device_words, device_scores)
+
+    def state(self, history: int) -> HistoryState:
+        """A state without tensors yet; its size is found by encoding an empty history of this size once."""
+        if history not in self._state_bytes:
+            self._state_bytes[history] = self._measure_state(history)
+        return EagerState(history, self._state_bytes[history])
+
+    @torch.inference_mode()
+    def rank(self, buffers: LaunchBuffers, users: int) -> None:
+        inputs = self._inputs(buffers, users)
+        with _as_execution_error():
+            logits = self._model.rank(inputs)
+        self._write(buffers, logits)
+
+    @torch.inference_mode()
+    def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        inputs = self._inputs(buffers, len(states))
+        with _as_execution_error():
+            encoded = self._model.encode(inputs)
+        for user, state in enumerate(states):
+            own = _own(state)
+            if own.history < buffers.profile.history:
+                raise ExecutionError(f"a state for {own.history} events cannot take profile {buffers.profile}")
+            own.tensors = tuple(part[user : user + 1].clone() for part in encoded)
+
+    @torch.inference_mode()
+    def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        """One user after the other, because states of different profiles differ in shape."""
+        inputs = self._inputs(buffers, len(states))
+        encoded = [_tensors(state) for state in states]
+        with _as_execution_error():
+            logits = [self._model.score(state, inputs.slice(user, user + 1)) for user, state in enumerate(encoded)]
+        self._write(buffers, torch.cat(logits))
+
+    def close(self) -> None:
+        del self._model
+
+    def _inputs(self, buffers: LaunchBuffers, users: int) -> ModelInputs:
+        if not 1 <= users <= buffers.profile.users:
+            raise ExecutionError(
+                f"a launch of profile {buffers.profile} takes 1 to {buffers.profile.users} users, not {users}"
+            )
+        if self.device != "cpu":
+            buffers.device_words.copy_(torch.from_numpy(buffers.words), non_blocking=True)
+        return unpack(buffers.device_words, buffers.layout).first(users)
+
+    def _write(self, buffers: LaunchBuffers, logits: Tensor) -> None:
+        """Scores after each task's activation; waits for a GPU."""
+        users = logits.shape[0]
+        if logits.shape[1:] != buffers.device_scores.shape[1:]:
+            raise ExecutionError(
+                f"the model gave logits {tuple(logits.shape)}, "
+                f"expected [users, candidates, tasks] = {(users, *buffers.device_scores.shape[1:])}"
+            )
+        buffers.device_scores[:users] = _activate(self.spec.tasks, logits)
+        if self.device != "cpu":
+            torch.from_numpy(buffers.scores)[:users].copy_(buffers.device_scores[:users])
+
+    @torch.inference_mode()
+    def _measure_state(self, history: int) -> int:
+        buffers = self.buffers(Profile(1, history, 1))
+        encoded = self._model.encode(self._inputs(buffers, 1))
+        return sum(part.numel() * part.element_size() for part in encoded)
+
+
+@contextmanager
+def _as_execution_error() -> Iterator[None]:
+    """Failures of the model, which may be anybody's code, in our own words."""
+    try:
+        yield
+    except Exception as error:
+        raise ExecutionError(f"the launch failed: {type(error).__name__}: {error}") from error
+
+
+def _activate(tasks: Sequence[Task], logits: Tensor) -> Tensor:
+    """`logits` `[users, candidates, tasks]` as scores."""
+    by_task = [
+        torch.sigmoid(part) if task.activation == "sigmoid" else part
+        for task, part in zip(tasks, logits.unbind(-1), strict=True)
+    ]
+    return torch.stack(by_task, -1)
+
+
+def _own(state: HistoryState) -> EagerState:
+    if not isinstance(state, EagerState):
+        raise ExecutionError(f"a state of type {type(state).__name__} was made by another engine")
+    return state
+
+
+def _tensors(state: HistoryState) -> ModelState:
+    own = _own(state)
+    if own.tensors is None:
+        raise ExecutionError("nothing was encoded into this state yet")
+    return own.tensors

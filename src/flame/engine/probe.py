@@ -1,0 +1,89 @@
+"""Launches for checking an engine: made of given users and candidates, in any arrangement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flame.engine.backends.base import Engine, LaunchBuffers
+from flame.engine.spec import Profile
+from flame.layout import CANDIDATES, LENGTHS, SCENARIO, PackedLayout, Words
+from flame.records import Scores
+
+NAN_WORD = int(np.array(np.nan, np.float32).view(np.int32))
+
+
+class Place(NamedTuple):
+    """A user of a packed buffer, and which of its candidates in which order."""
+
+    user: int
+    candidates: Sequence[int]
+
+
+class Packed(NamedTuple):
+    """A packed buffer and what it holds."""
+
+    layout: PackedLayout
+    words: Words
+    users: int
+
+    @property
+    def counts(self) -> list[int]:
+        """Candidates of each user."""
+        return [int(count) for count in self.layout.views(self.words).header[: self.users, CANDIDATES]]
+
+
+def repack(source: Packed, target: PackedLayout, places: Sequence[Place], filler: int = NAN_WORD) -> Packed:
+    """A new buffer with the chosen users and candidates; every word that means nothing is `filler`."""
+    record = source.layout.record
+    words = np.full(target.words, filler, np.int32)
+    old, new = source.layout.views(source.words), target.views(words)
+    new.header[:, [SCENARIO, CANDIDATES]] = 0
+    new.header[:, LENGTHS : record.user_start] = 0
+    for slot, (user, candidates) in enumerate(places):
+        new.header[slot] = old.header[user]
+        new.header[slot, CANDIDATES] = len(candidates)
+        new.candidates[slot, : len(candidates)] = old.candidates[user, list(candidates)]
+        for sequence, length in enumerate(old.header[user, LENGTHS : record.user_start]):
+            new.events[slot, sequence, :length] = old.events[user, sequence, :length]
+    return Packed(target, words, len(places))
+
+
+class Probe:
+    """Runs packed buffers through an engine, in buffers of its own, one launch at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._buffers: dict[Profile, LaunchBuffers] = {}
+
+    def rank(self, profile: Profile, packed: Packed) -> list[Scores]:
+        """Scores of each user `[its candidates, tasks]`, from one `rank` launch."""
+        buffers = self._fill(profile, packed)
+        self.engine.rank(buffers, packed.users)
+        return _scores(buffers, packed)
+
+    def encode_and_score(self, profile: Profile, packed: Packed) -> list[Scores]:
+        """The same from two launches; in each, what it must not read is garbage."""
+        states = [self.engine.state(profile.history) for _ in range(packed.users)]
+        buffers = self._fill(profile, packed)
+        packed.layout.views(buffers.words).candidates[:] = NAN_WORD
+        self.engine.encode(buffers, states)
+        buffers = self._fill(profile, packed)
+        packed.layout.views(buffers.words).events[:] = NAN_WORD
+        self.engine.score(buffers, states)
+        return _scores(buffers, packed)
+
+    def _fill(self, profile: Profile, packed: Packed) -> LaunchBuffers:
+        """The profile's buffers with `packed` in them, and scores that betray a slot nobody wrote."""
+        if profile not in self._buffers:
+            self._buffers[profile] = self.engine.buffers(profile)
+        buffers = self._buffers[profile]
+        buffers.words[: packed.layout.words] = packed.words
+        buffers.scores[:] = np.nan
+        return buffers
+
+
+def _scores(buffers: LaunchBuffers, packed: Packed) -> list[Scores]:
+    return [buffers.scores[user, :count].copy() for user, count in enumerate(packed.counts)]

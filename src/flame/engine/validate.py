@@ -1,0 +1,127 @@
+"""Is this engine right? Random requests through it and through the oracle, compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from flame.engine.agreement import TaskAgreement, compare_task, largest_difference, spread
+from flame.engine.backends.base import Engine
+from flame.engine.isolation import Difference, Rearrangements
+from flame.engine.probe import Packed, Probe
+from flame.engine.sampling import random_lengths, random_words
+from flame.engine.spec import Profile
+from flame.engine.validation_report import IsolationResult, Tolerance, ValidationReport
+from flame.records import Scores
+
+TOLERANCES = {
+    "fp32": Tolerance(max_relative=1e-3, rms_relative=1e-4, kendall=0.998, top_overlap=0.98, isolation=1e-4),
+    "fp16": Tolerance(max_relative=5e-2, rms_relative=1e-2, kendall=0.98, top_overlap=0.95, isolation=1e-2),
+    "bf16": Tolerance(max_relative=3e-1, rms_relative=6e-2, kendall=0.94, top_overlap=0.90, isolation=5e-2),
+}
+
+
+class _Case(NamedTuple):
+    """One random launch and what both engines said of it, by user."""
+
+    profile: Profile
+    packed: Packed
+    oracle: list[Scores]
+    engine: list[Scores]
+    differences: list[Difference]
+
+
+def validate(
+    engine: Engine,
+    oracle: Engine,
+    *,
+    requests: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ValidationReport:
+    """Compares `engine` with `oracle` (an `EagerEngine` of the same package) on at least `requests` random requests.
+
+    Runs every profile of the engine at least once, in turn, with odd sizes: empty histories, one event, full; one
+    candidate up to all. `progress` is called with requests done and wanted after each launch. Equal seeds give equal
+    requests. Raises only what the engines raise: a wrong engine is told by the report's `passed`.
+    """
+    rng = np.random.default_rng(seed)
+    probe, truth = Probe(engine), Probe(oracle)
+    cases: list[_Case] = []
+    done = 0
+    while done < requests or len(cases) < len(engine.profiles):
+        cases.append(_run(probe, truth, len(cases), rng))
+        done += cases[-1].packed.users
+        if progress:
+            progress(min(done, requests), requests)
+    return _report(engine, oracle, cases, seed)
+
+
+def _run(probe: Probe, truth: Probe, index: int, rng: Generator) -> _Case:
+    profiles = probe.engine.profiles
+    profile = profiles[index % len(profiles)]
+    packed = _random_packed(probe.engine, profile, index // len(profiles), rng)
+    expected = truth.rank(profile, packed)
+    found = probe.rank(profile, packed)
+    again = Rearrangements(probe, profile, packed, found, rng)
+    return _Case(profile, packed, expected, found, list(again.differences()))
+
+
+def _random_packed(engine: Engine, profile: Profile, turn: int, rng: Generator) -> Packed:
+    """The first turn of a profile fills it; later ones use some of it."""
+    spec = engine.spec
+    layout = spec.layout(profile)
+    users = profile.users if turn == 0 else int(rng.integers(1, profile.users + 1))
+    if turn == 0:
+        full = tuple(sequence.capacity(profile.history) for sequence in spec.input.sequences)
+        lengths, counts = [full] * users, [profile.candidates] * users
+    else:
+        lengths = [random_lengths(spec, profile.history, rng) for _ in range(users)]
+        counts = [_random_count(profile.candidates, rng) for _ in range(users)]
+    return Packed(layout, random_words(spec, layout, lengths, counts, rng), users)
+
+
+def _random_count(most: int, rng: Generator) -> int:
+    return (1, most, int(rng.integers(1, most + 1)))[int(rng.integers(3))]
+
+
+def _report(engine: Engine, oracle: Engine, cases: list[_Case], seed: int) -> ValidationReport:
+    truth = [scores for case in cases for scores in case.oracle]
+    found = [scores for case in cases for scores in case.engine]
+    tasks = tuple(
+        compare_task(task.name, [scores[:, index] for scores in truth], [scores[:, index] for scores in found])
+        for index, task in enumerate(engine.spec.tasks)
+    )
+    return ValidationReport(
+        model=engine.spec.name,
+        version=engine.spec.version,
+        backend=engine.backend,
+        oracle=oracle.backend,
+        device=engine.device,
+        precision=engine.precision,
+        seed=seed,
+        profiles=tuple(str(profile) for profile in engine.profiles),
+        requests=len(truth),
+        pairs=sum(len(scores) for scores in truth),
+        tolerance=TOLERANCES[engine.precision],
+        tasks=tasks,
+        isolation=_isolation(cases, truth),
+    )
+
+
+def _isolation(cases: list[_Case], truth: list[Scores]) -> tuple[IsolationResult, ...]:
+    """The worst difference of every check, in units of each task's standard deviation."""
+    everything = np.concatenate(truth).astype(np.float64)
+    scale = np.array([spread(column) for column in everything.T])
+    found: dict[str, list[float]] = defaultdict(list)
+    for case in cases:
+        for difference in case.differences:
+            found[difference.check].append(largest_difference(difference.expected, difference.found, scale))
+    return tuple(IsolationResult(check, len(worst), max(worst)) for check, worst in found.items())
+
+
+__all__ = ["TOLERANCES", "TaskAgreement", "Tolerance", "ValidationReport", "validate"]

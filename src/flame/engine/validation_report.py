@@ -1,0 +1,107 @@
+"""What `flame validate` says: measured against stated tolerances, as text and as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flame.engine.agreement import TaskAgreement
+
+
+class Tolerance(msgspec.Struct, frozen=True):
+    """Most error and least agreement of a precision; errors in units of the oracle's standard deviation."""
+
+    max_relative: float
+    rms_relative: float
+    kendall: float
+    top_overlap: float
+    isolation: float
+
+
+class IsolationResult(msgspec.Struct, frozen=True):
+    """One arrangement: how many users' scores were compared, and the largest difference in standard deviations."""
+
+    check: str
+    compared: int
+    worst: float
+
+
+class ValidationReport(msgspec.Struct, frozen=True):
+    """An engine compared with the oracle. `passed` is the verdict, `failures` its reasons."""
+
+    model: str
+    version: str
+    backend: str
+    oracle: str
+    device: str
+    precision: str
+    seed: int
+    profiles: tuple[str, ...]
+    requests: int
+    pairs: int
+    tolerance: Tolerance
+    tasks: tuple[TaskAgreement, ...]
+    isolation: tuple[IsolationResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for everything out of tolerance."""
+        limit = self.tolerance.isolation
+        found = [text for task in self.tasks for text in self._task_failures(task)]
+        found += [
+            f"isolation, {result.check}: {result.worst:.2e} is over {limit:.0e}"
+            for result in self.isolation
+            if not result.worst <= limit
+        ]
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the verdict; an error is infinite where an engine gave NaN or wrote nothing."""
+        tree: dict[str, Any] = msgspec.to_builtins(self)
+        return tree | {"passed": self.passed, "failures": list(self.failures)}
+
+    def render(self) -> str:
+        """The report as text of at most 100 columns."""
+        lines = [
+            f"{self.model} {self.version}: backend {self.backend} ({self.precision}, {self.device}) "
+            f"against {self.oracle}",
+            f"{self.requests} random requests, {self.pairs} user-item pairs, seed {self.seed}, "
+            f"profiles {', '.join(self.profiles)}",
+            "",
+            f"{'task':<20}{'max error':>12}{'max / std':>12}{'rms / std':>12}{'kendall':>10}{'top 10':>9}",
+            *map(self._task_line, self.tasks),
+            f"{'tolerance':<20}{'':>12}{self.tolerance.max_relative:>12.0e}{self.tolerance.rms_relative:>12.0e}"
+            f"{self.tolerance.kendall:>10.3f}{self.tolerance.top_overlap:>9.2f}",
+            "",
+            f"{'candidate isolation':<20}{'compared':>12}{'worst / std':>12}",
+            *(f"{result.check:<20}{result.compared:>12}{result.worst:>12.1e}" for result in self.isolation),
+            f"{'tolerance':<20}{'':>12}{self.tolerance.isolation:>12.0e}",
+            "",
+            *(f"FAILED {failure}" for failure in self.failures),
+            "PASSED" if self.passed else f"{len(self.failures)} checks failed",
+        ]
+        return "\n".join(lines)
+
+    def _task_line(self, task: TaskAgreement) -> str:
+        return (
+            f"{task.task:<20}{task.max_abs:>12.1e}{task.max_relative:>12.1e}{task.rms_relative:>12.1e}"
+            f"{task.kendall:>10.4f}{task.top_overlap:>9.3f}"
+        )
+
+    def _task_failures(self, task: TaskAgreement) -> list[str]:
+        """Written so that a NaN fails."""
+        found = []
+        for name in ("max_relative", "rms_relative"):
+            value, limit = getattr(task, name), getattr(self.tolerance, name)
+            if not value <= limit:
+                found.append(f"{task.task}: {name} {value:.2e} is over {limit:.0e}")
+        for name in ("kendall", "top_overlap"):
+            value, limit = getattr(task, name), getattr(self.tolerance, name)
+            if not value >= limit:
+                found.append(f"{task.task}: {name} {value:.4f} is under {limit}")
+        return found
