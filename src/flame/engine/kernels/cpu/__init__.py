@@ -1,0 +1,1 @@
+"""Fused C++ kernels for CPUs, compiled for one model on the machine that runs it."""
