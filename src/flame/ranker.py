@@ -1,0 +1,239 @@
+"""The whole path of a request, in process: validate, admit, gather, submit, respond.
+
+    with Ranker.load("preset:tiny-climber") as ranker:
+        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 101)))
+        best = response.scores[:, 0].argsort()[::-1]
+
+A server is this and two protocols around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from flame.config import Config
+from flame.engine.backends.base import Engine
+from flame.engine.build import build
+from flame.engine.package import load
+from flame.engine.spec import ModelSpec
+from flame.errors import FlameError, RequestCancelled, ShuttingDown
+from flame.features.pipeline import FeaturePipeline
+from flame.features.store import open_store
+from flame.features.store.base import FeatureStore
+from flame.features.validate import check
+from flame.metrics import Metrics
+from flame.orchestrator.admission import Permit
+from flame.orchestrator.pool import Orchestrator
+from flame.orchestrator.profiles import default_profiles
+from flame.orchestrator.ticket import Scored
+from flame.records import FeatureCounts, RankRequest, RankResponse, StageTimes
+from flame.statistics import Ledger, Statistics
+
+_log = logging.getLogger(__name__)
+
+_DEFAULTS = Config()
+
+
+class Answer(Future[RankResponse]):
+    """The response to come. `cancel` ends it at once for who waits, and drops the work that has not begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped = threading.Event()
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled:
+            self.dropped.set()
+        return cancelled
+
+
+class _Marks(NamedTuple):
+    """Points of `time.monotonic()` on the way of one request."""
+
+    began: float
+    admitted: float
+    gathered: float
+
+
+class Ranker:
+    """Ranks candidates with one model; every method may be called from any thread.
+
+    Takes over `engine` and `features`: `close` closes them.
+    """
+
+    def __init__(
+        self, engine: Engine, features: FeaturePipeline, config: Config = _DEFAULTS, metrics: Metrics | None = None
+    ) -> None:
+        self.spec: ModelSpec = engine.spec
+        self.backend: str = engine.backend
+        self.metrics = metrics or Metrics()
+        self._engine = engine
+        self._features = features
+        self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
+        self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
+        self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
+        self._threads = ThreadPoolExecutor(config.orchestrator.max_in_flight, "flame-request")
+        self._ledger = Ledger(self.metrics)
+        self._lock = threading.Lock()
+        self._cut = 0
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        config: Config = _DEFAULTS,
+        *,
+        metrics: Metrics | None = None,
+        store: FeatureStore | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Ranker:
+        """A ranker that is ready to serve: reads the model, opens its store, builds the engine, warms up.
+
+        `source` is a model folder or `preset:NAME`. A `store` given takes the place of the configured one, and is the
+        ranker's from then on. Raises what is wrong with the model, the settings, the store or the machine.
+        """
+        metrics = metrics or Metrics()
+        with ExitStack() as undo:
+            if store is not None:
+                undo.callback(store.close)
+            package = load(source, allow_code=config.engine.allow_code)
+            schema = package.spec.input
+            profiles = default_profiles(package.spec, config.orchestrator)
+            if store is None:
+                store = open_store(config.features, schema, package.path)
+                undo.callback(store.close)
+            engine = build(package, config.engine, profiles, threads=_threads(config), progress=progress)
+            undo.callback(engine.close)
+            embeddings = package.item_embeddings() if schema.item_id.lookup == "host" else None
+            pinned = engine.device != "cpu"
+            features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned)
+            undo.callback(features.close)
+            features.warm_up()
+            ranker = cls(engine, features, config, metrics)
+            undo.pop_all()
+        return ranker
+
+    def rank(self, request: RankRequest) -> RankResponse:
+        """Scores the candidates of `request`; blocks until they are there. Raises what `start` and its future raise."""
+        return self.start(request).result()
+
+    def start(self, request: RankRequest) -> Answer:
+        """Lets a request in; its response comes on another thread.
+
+        Raises at once, before any work, `RequestError` for what is wrong with the request and `RefusedError` for what
+        cannot be done now. The future raises `RefusedError`, `FeatureError` or `EngineError`.
+        """
+        began = time.monotonic()
+        check(request, self.spec.input, tuple(self._columns))
+        if request.deadline is None and self._deadline_s:
+            request = replace(request, deadline=began + self._deadline_s)
+        permit = self._orchestrator.admission.admit(request)
+        answer = Answer()
+        try:
+            self._threads.submit(self._run, request, permit, answer, began)
+        except RuntimeError:
+            permit.release()
+            raise ShuttingDown("the server is shutting down and takes no new requests; use another one") from None
+        return answer
+
+    def statistics(self) -> Statistics:
+        """Sums over the requests that have ended."""
+        return self._ledger.snapshot()
+
+    def close(self, drain_s: float = 0.0) -> int:
+        """Takes nothing new, waits at most `drain_s` for requests in flight, cuts the rest, and frees everything.
+
+        Returns how many were cut: they end with `ShuttingDown`. Closing twice does nothing.
+        """
+        until = time.monotonic() + drain_s
+        self._orchestrator.admission.drain(drain_s)
+        self._orchestrator.close(max(0.0, until - time.monotonic()))
+        self._threads.shutdown()
+        self._features.close()
+        if self._orchestrator.running:
+            _log.warning("a launch does not end; the engine stays open")
+        else:
+            self._engine.close()
+        cut, self._cut = self._cut, 0
+        return cut
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, request: RankRequest, permit: Permit, answer: Answer, began: float) -> None:
+        """One request on a thread of its own, from permit to answer: whatever happens, both end here."""
+        try:
+            with permit:
+                response = self._respond(request, answer.dropped, began)
+        except BaseException as error:
+            self._fail(answer, error, began)
+        else:
+            self._ledger.succeeded(response)
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(response)
+
+    def _respond(self, request: RankRequest, dropped: threading.Event, began: float) -> RankResponse:
+        """The path itself."""
+        admitted = time.monotonic()
+        if dropped.is_set():
+            raise RequestCancelled("the client went away before the work was started")
+        features = self._features.gather(request)
+        try:
+            marks = _Marks(began, admitted, time.monotonic())
+            future = self._orchestrator.submit(features, deadline=request.deadline, cancelled=dropped)
+            return self._response(request, features.counts, future.result(), marks)
+        finally:
+            self._features.release(features)
+
+    def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: _Marks) -> RankResponse:
+        tasks = request.tasks or tuple(self._columns)
+        scores = scored.scores
+        if tasks != tuple(self._columns):
+            scores = scores.take([self._columns[task] for task in tasks], axis=1)
+        return RankResponse(
+            scores=scores,
+            tasks=tasks,
+            model=self.spec.name,
+            version=self.spec.version,
+            backend=self.backend,
+            counts=counts,
+            times=_times(marks, scored, time.monotonic()),
+            launches=scored.launches,
+            request_id=request.request_id,
+        )
+
+    def _fail(self, answer: Answer, error: BaseException, began: float) -> None:
+        if not isinstance(error, FlameError):
+            _log.error("a request failed", exc_info=error)
+        self._ledger.failed((time.monotonic() - began) * 1e6)
+        with self._lock:
+            self._cut += isinstance(error, ShuttingDown)
+        if answer.set_running_or_notify_cancel():
+            answer.set_exception(error)
+
+
+def _threads(config: Config) -> int:
+    """Threads of one launch: what the settings say, else the cores of this process shared by the executors."""
+    return config.engine.threads or max(1, len(os.sched_getaffinity(0)) // config.orchestrator.executors)
+
+
+def _times(marks: _Marks, scored: Scored, now: float) -> StageTimes:
+    """The stages in microseconds; `respond` is what is left of the total."""
+    admission, features = (marks.admitted - marks.began) * 1e6, (marks.gathered - marks.admitted) * 1e6
+    total = (now - marks.began) * 1e6
+    respond = total - admission - features - scored.queue_us - scored.compute_us
+    return StageTimes(admission, features, scored.queue_us, scored.compute_us, respond, total)

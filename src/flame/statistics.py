@@ -1,0 +1,79 @@
+"""What a ranker has done so far: sums for people and protocols, observations for the metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from flame.metrics import Metrics
+from flame.records import RankResponse, StageTimes
+
+STAGES = ("admission", "features", "queue", "compute", "respond")
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Sums over the requests that were admitted and have ended; times in microseconds.
+
+    `succeeded` ones took `times`; `failed` ones, those refused after admission or cancelled among them, took
+    `failed_us`. `degraded` ones succeeded with features that were stale, missing or unknown. `last_answer` is
+    seconds since 1970, 0 before the first.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    degraded: int = 0
+    pairs: int = 0
+    launches: int = 0
+    times: StageTimes = field(default_factory=lambda: StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    failed_us: float = 0.0
+    last_answer: float = 0.0
+
+
+class Ledger:
+    """Books the end of every request; any thread."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._stages = [metrics.stage.labels(stage) for stage in STAGES]
+        self._lock = threading.Lock()
+        self._sums = Statistics()
+
+    def succeeded(self, response: RankResponse) -> None:
+        times, candidates = response.times, len(response.scores)
+        self._metrics.pairs.inc(candidates)
+        self._metrics.candidates.observe(candidates)
+        self._metrics.request.observe(times.total / 1e6)
+        for name, histogram in zip(STAGES, self._stages, strict=True):
+            histogram.observe(getattr(times, name) / 1e6)
+        with self._lock:
+            sums = self._sums
+            sums.succeeded += 1
+            sums.degraded += response.counts.degraded
+            sums.pairs += candidates
+            sums.launches += response.launches
+            sums.times = _added(sums.times, times)
+            sums.last_answer = time.time()
+
+    def failed(self, spent_us: float) -> None:
+        with self._lock:
+            self._sums.failed += 1
+            self._sums.failed_us += spent_us
+            self._sums.last_answer = time.time()
+
+    def snapshot(self) -> Statistics:
+        """A copy that nobody changes any more."""
+        with self._lock:
+            return replace(self._sums)
+
+
+def _added(one: StageTimes, other: StageTimes) -> StageTimes:
+    return StageTimes(
+        one.admission + other.admission,
+        one.features + other.features,
+        one.queue + other.queue,
+        one.compute + other.compute,
+        one.respond + other.respond,
+        one.total + other.total,
+    )
