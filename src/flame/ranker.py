@@ -77,6 +77,7 @@ class Ranker:
     ) -> None:
         self.spec: ModelSpec = engine.spec
         self.backend: str = engine.backend
+        self.device: str = engine.device
         self.metrics = metrics or Metrics()
         self._engine = engine
         self._features = features

@@ -63,11 +63,17 @@ _REFUSED_OUTPUT_PARAMETERS = {"classification", "shared_memory_region"}
 
 
 def decode(
-    body: bytes, json_bytes: int | None, model: str, version: str, arrival: float
+    body: bytes,
+    json_bytes: int | None,
+    model: str,
+    version: str,
+    arrival: float,
+    header_deadline: float | None = None,
 ) -> tuple[InferRequest, Wanted]:
     """The request in `body`, and how its outputs are to be written.
 
-    `json_bytes` is the value of header `Inference-Header-Content-Length`, `arrival` the time the request came in.
+    `json_bytes` is the value of header `Inference-Header-Content-Length`, `arrival` the time the request came in,
+    `header_deadline` one that came in a header.
     Raises `MalformedRequest` and `InvalidTensor`. Tensors may be read-only views of `body`.
     """
     text, binary = _split(body, json_bytes)
@@ -80,7 +86,7 @@ def decode(
         version=version,
         inputs=tensors.named(_values(content.inputs, binary)),
         outputs=tuple(output.name for output in content.outputs),
-        deadline=deadline.from_parameters(content.parameters, arrival),
+        deadline=deadline.earliest(header_deadline, deadline.from_parameters(content.parameters, arrival)),
         request_id=content.id,
     )
     return request, _wanted(content)

@@ -1,0 +1,85 @@
+"""The HTTP server: our application on uvicorn, with uvloop and httptools, inside a loop that is already running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import uvicorn
+from uvicorn._types import ASGIApplication
+
+from flame.config import ServerConfig
+from flame.errors import ConfigError
+from flame.server.application import Application
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that leaves signals to the process it runs in."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Listens from the start, serves from `start` on."""
+
+    def __init__(self, application: Application, config: ServerConfig) -> None:
+        """Binds the port. Raises `ConfigError` where it cannot be had."""
+        self._socket = _bound(config.host, config.http_port)
+        self.port: int = self._socket.getsockname()[1]
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                cast(ASGIApplication, application),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.005)
+        if self._serving.done():
+            await self._serving
+
+    def close(self) -> None:
+        """Gives the port back; for a server that was never started."""
+        self._socket.close()
+
+    def stop_accepting(self) -> None:
+        """Closes the port and idle connections, within 0.1 s; requests that came in are still answered."""
+        self._server.should_exit = True
+
+    async def stopped(self, timeout: float) -> None:
+        """Waits for the connections that are left; those that are not done in `timeout` seconds are closed."""
+        assert self._serving is not None, "not started"
+        done, _ = await asyncio.wait([self._serving], timeout=timeout)
+        if not done:
+            for connection in tuple(self._server.server_state.connections):
+                connection.transport.abort()
+        await self._serving
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"server.http_port: cannot listen on {host}, port {port}: {error.strerror}") from error
