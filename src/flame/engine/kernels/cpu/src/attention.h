@@ -22,7 +22,7 @@ struct Keys {
     const float* bias; // added to scores: `[key][VECS * LANES]` for events, `[key]` for candidates, or null
 };
 
-template <int VECS>
+// Positions of the rows in vector `v` of a tile.
 INLINE IntVec rows_from(int first_row, int v) {
     IntVec rows;
     for (int lane = 0; lane < LANES; ++lane) rows[lane] = first_row + v * LANES + lane;
@@ -106,7 +106,7 @@ INLINE void softmax_chunk(const Keys& seen, const Vec* q, float bias_scale, Vec*
             [&](int key, int v, Vec score) INLINE_LAMBDA {
                 Vec weight = exp2(score);
                 if constexpr (MASKED) {
-                    const IntVec visible = rows_from<VECS>(seen.first_row, v) >= key;
+                    const IntVec visible = rows_from(seen.first_row, v) >= key;
                     score = select(visible, score, Vec{});
                     weight = select(visible, weight, Vec{});
                 }
@@ -147,6 +147,21 @@ INLINE void softmax_attention(const Keys& seen, const Vec* q, float bias_scale, 
     for (int v = 0; v < VECS; ++v) {
         const Vec share = splat(1.0f) / state.sum[v];
         for (int dim = 0; dim < V_DIM; ++dim) out[dim * VECS + v] *= share;
+    }
+}
+
+// out[V_DIM][VECS] += sum over keys of silu(q . key) value: attention without softmax, as HSTU has it.
+template <int QK_DIM, int V_DIM, int KEY_FLOATS, int VALUE_FLOATS, int VECS, bool CAUSAL>
+INLINE void pointwise_attention(const Keys& seen, const Vec* q, Vec* weights, Vec* out) {
+    for (int begin = 0; begin < seen.count; begin += KEY_CHUNK) {
+        const int end = begin + KEY_CHUNK < seen.count ? begin + KEY_CHUNK : seen.count;
+        weigh_chunk<QK_DIM, KEY_FLOATS, VECS>(
+            seen.keys, q, weights, begin, end, [](int, int) INLINE_LAMBDA { return Vec{}; },
+            [&](int key, int v, Vec score) INLINE_LAMBDA {
+                if constexpr (CAUSAL) return select(rows_from(seen.first_row, v) >= key, silu(score), Vec{});
+                return silu(score);
+            });
+        add_values<V_DIM, VALUE_FLOATS, VECS>(seen.values, weights, out, begin, end);
     }
 }
 

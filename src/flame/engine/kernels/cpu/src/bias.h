@@ -1,7 +1,7 @@
 // Learned attention bias by distance in position and in time, as values added to scores before the temperature.
 #pragma once
 
-#include "launch.h"
+#include "buckets.h"
 
 namespace flame {
 
@@ -10,17 +10,6 @@ struct BiasWeights {
     const float* times;           // [BLOCKS, HEADS, TIME_BUCKETS], at the bucket of the time between query and key
     const float* scenario_scale;  // [BLOCKS, HEADS, SCENARIOS]
 };
-
-// min(floor(log2(1 + seconds)), TIME_BUCKETS - 1).
-INLINE int time_bucket(uint32_t seconds) {
-    const uint32_t whole = seconds + 1;
-    const int bucket = whole == 0 ? 31 : 31 - __builtin_clz(whole);
-    return bucket < TIME_BUCKETS ? bucket : TIME_BUCKETS - 1;
-}
-
-INLINE int time_between(int32_t age, int32_t other) {
-    return time_bucket(age > other ? (uint32_t)age - (uint32_t)other : (uint32_t)other - (uint32_t)age);
-}
 
 // The tables of one block and head.
 struct HeadBias {

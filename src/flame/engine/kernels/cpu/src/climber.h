@@ -6,10 +6,11 @@
 #include "norm.h"
 #include "schedule.h"
 #include "tokens.h"
+#include "tower.h"
 
 namespace flame {
 
-// Pointers to weights, in the order of `pack.py`.
+// Pointers to weights, in the order of `compiled_model.py`.
 struct LayerWeights {
     const float *qkv, *qkv_bias;          // [stacks, 3 DIM, DIM], [stacks, 3 DIM]
     const float* log_temperature;         // [stacks, SCENARIOS]
@@ -255,7 +256,7 @@ INLINE void run_experts(const HeadWeights& head, Scratch& scratch) {
 
 // logit[VECS] of one task.
 template <int VECS>
-INLINE void run_tower(const HeadWeights& head, int64_t task, Scratch& scratch, Vec* logit) {
+INLINE void run_task(const HeadWeights& head, int64_t task, Scratch& scratch, Vec* logit) {
     const Vec* shares = scratch.gates + task * EXPERTS * VECS;
     for (int n = 0; n < EXPERT_DIM; ++n)
         for (int v = 0; v < VECS; ++v) {
@@ -264,13 +265,9 @@ INLINE void run_tower(const HeadWeights& head, int64_t task, Scratch& scratch, V
                 sum = fma(shares[expert * VECS + v], scratch.experts[(expert * EXPERT_DIM + n) * VECS + v], sum);
             scratch.mixed[n * VECS + v] = sum;
         }
-    linear<TOWER_HIDDEN, EXPERT_DIM, VECS>(head.hidden + task * TOWER_HIDDEN * EXPERT_DIM,
-                                           head.hidden_bias + task * TOWER_HIDDEN, scratch.mixed, scratch.tower, relu);
-    for (int v = 0; v < VECS; ++v) {
-        logit[v] = splat(head.out_bias[task]);
-        for (int n = 0; n < TOWER_HIDDEN; ++n)
-            logit[v] = fma(splat(head.out[task * TOWER_HIDDEN + n]), scratch.tower[n * VECS + v], logit[v]);
-    }
+    run_tower<TOWER_HIDDEN, EXPERT_DIM, VECS>(
+        head.hidden + task * TOWER_HIDDEN * EXPERT_DIM, head.hidden_bias + task * TOWER_HIDDEN,
+        head.out + task * TOWER_HIDDEN, head.out_bias[task], scratch.mixed, scratch.tower, logit);
 }
 
 // What `run.h` needs of an architecture.
@@ -320,7 +317,7 @@ struct Model {
         run_experts<VECS>(weights.head, scratch);
         for (int task = 0; task < TASKS; ++task) {
             Vec logit[VECS];
-            run_tower<VECS>(weights.head, task, scratch, logit);
+            run_task<VECS>(weights.head, task, scratch, logit);
             put_scores<VECS>(logit, task, scores, rows);
         }
     }

@@ -1,4 +1,4 @@
-// What Python hands over for a launch, and where things lie in it. Mirrors `flame.layout` and `bind.py`.
+// What Python hands over for a launch, and where things lie in it. Mirrors `flame.layout` and `library.py`.
 #pragma once
 
 #include <cstdint>
@@ -54,15 +54,7 @@ struct State {
     float* values(int block, int layer) { return keys(block, layer) + tiles * KEY_FLOATS; }
 };
 
-// Writes one task's scores of a tile, scores[row][TASKS], after its activation.
-template <int VECS>
-INLINE void put_scores(Vec* logit, int task, float* scores, int rows) {
-    if (SIGMOID[task])
-        for (int v = 0; v < VECS; ++v) logit[v] = sigmoid(logit[v]);
-    for (int row = 0; row < rows; ++row) scores[row * TASKS + task] = ((const float*)logit)[row];
-}
-
-// Results of a launch; the texts stand in bind.py.
+// Results of a launch; the texts stand in library.py.
 enum Status : int32_t { OK = 0, STATE_TOO_SMALL = 1, INDEX_OUT_OF_RANGE = 2, LENGTH_OUT_OF_RANGE = 3 };
 
 }  // namespace flame

@@ -8,7 +8,7 @@
 
 namespace flame {
 
-// Pointers to weights, in the order of `pack.py`; null where the model has no such tensor.
+// Pointers to weights, in the order of `compiled_model.py`; null where the model has no such tensor.
 struct FeatureRowWeights {
     const float* categories;  // [rows, DIM]
     const float* dense;       // [floats, DIM], transposed
