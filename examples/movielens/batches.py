@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from examples.movielens.packing import Example, pack_rows
 from flame.examples.movielens import columns, split
 from flame.examples.movielens.dataset import Dataset, Events, Ints
 from flame.examples.movielens.schema import LIKED, MOVIES
-from flame.layout import Words
 from flame.records import History
 from flame.schema import InputSchema
 

@@ -48,7 +48,7 @@ class Statistics:
         assert not len(events) or events.timestamps.max() < until
 
         def total(weights: NDArray[np.generic]) -> NDArray[np.float64]:
-            return np.bincount(events.items, weights, minlength=MOVIES + 1)
+            return np.bincount(events.items, weights, MOVIES + 1).astype(np.float64)
 
         recent = events.timestamps >= until - _RECENT_S
         ones = np.ones(len(events))
