@@ -16,6 +16,9 @@ from flame.server.tensors import quoted
 
 HEADER = "X-Request-Deadline-Ms"
 
+_LONGEST = 1e15
+"""Far beyond any wait, and far below what a float or a timer cannot hold."""
+
 
 def from_parameters(parameters: Mapping[str, Any], arrival: float) -> float | None:
     """The deadline in the parameters of a request that came at `arrival`, a point of `time.monotonic()`."""
@@ -33,7 +36,7 @@ def from_header(value: str, arrival: float) -> float:
         milliseconds = float(value)
     except ValueError:
         milliseconds = math.nan
-    if not math.isfinite(milliseconds):
+    if not abs(milliseconds) < _LONGEST:
         raise MalformedRequest(f"header {HEADER} is {quoted(value)}; it takes a number of milliseconds")
     return arrival + milliseconds / 1e3
 
@@ -47,6 +50,6 @@ def _number(parameters: Mapping[str, Any], name: str) -> float | None:
     value = parameters.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MalformedRequest(f"parameter {name!r} is {quoted(str(value))}; it takes a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST:
+        raise MalformedRequest(f"parameter {name!r} is {quoted(str(value))}; it takes a number below {_LONGEST:g}")
     return float(value)

@@ -21,6 +21,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 
 _MOST_DIMENSIONS = 16
 _LARGEST_DIMENSION = 2**31 - 1
+_MOST_ELEMENTS = 2**48
 _QUOTED = 64
 
 
@@ -44,6 +45,8 @@ def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[An
     for size in shape:
         if not 0 <= size <= _LARGEST_DIMENSION:
             raise InvalidTensor(f"tensor {quoted(name)} has a dimension of {size}; it must lie in [0, 2**31)")
+    if math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:  # zeros hide no size from numpy
+        raise InvalidTensor(f"tensor {quoted(name)} has shape {list(shape)}, which no array can have")
     return dtype, tuple(shape), math.prod(shape)
 
 
