@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flame.engine.backends.base import LaunchBuffers
 from flame.errors import (
     DeadlineExceeded,
     ExecutionError,
@@ -151,6 +152,68 @@ def test_cancelling_between_slices_drops_the_slices_that_have_not_begun(start, f
     with pytest.raises(RequestCancelled):
         future.result(60)
     assert engine.log == [("encode", engine.profiles[0])]
+
+
+def test_slices_of_one_request_run_on_all_executors_and_each_request_encodes(
+    start, features: Make, expected: Expected
+) -> None:
+    orchestrator, engine, _ = start(executors=2)
+    engine.gate.clear()
+    requests = [features(1, 200), features(2, 200)]
+    futures = [orchestrator.submit(requests[0])]
+    engine.gated = {"score"}
+    for _ in range(3):
+        assert engine.entered.acquire(timeout=60)
+    assert [kind for kind, _ in engine.log] == ["encode", "score", "score"]
+    engine.gate.set()
+    np.testing.assert_array_equal(futures[0].result(60).scores, expected(requests[0]))
+    engine.gate.clear()
+    engine.gated = {"encode"}
+    engine.log.clear()
+    futures = [orchestrator.submit(request) for request in requests]
+    while len(engine.log) < 2:
+        assert engine.entered.acquire(timeout=60)
+    assert [kind for kind, _ in engine.log] == ["encode", "encode"], "there is a state for each executor"
+    engine.gate.set()
+    for request, future in zip(requests, futures, strict=True):
+        np.testing.assert_array_equal(future.result(60).scores, expected(request))
+
+
+def test_a_request_is_answered_only_when_no_executor_works_on_it_any_more(start, features: Make) -> None:
+    orchestrator, engine, _ = start(executors=2)
+    both, hold = threading.Barrier(2), threading.Event()
+
+    def first_fails_while_second_runs(kind: str, buffers: LaunchBuffers) -> bool:
+        if kind != "score":
+            return False
+        if both.wait(60) == 0:
+            return True
+        assert hold.wait(60)
+        return False
+
+    engine.fails = first_fails_while_second_runs
+    future = orchestrator.submit(features(1, 128))
+    bystander = orchestrator.submit(features(2, 5))
+    assert bystander.result(60).launches == 1, "the executor whose launch failed goes on"
+    assert not future.done()
+    hold.set()
+    with pytest.raises(ExecutionError, match="score"):
+        future.result(60)
+
+
+def test_cancelled_requests_take_no_room_in_a_shared_launch(start, features: Make) -> None:
+    orchestrator, engine, _ = start((1, 4))
+    engine.gate.clear()
+    running = orchestrator.submit(features(0, 5))
+    assert engine.entered.acquire(timeout=60)
+    cancelled = threading.Event()
+    gone = [orchestrator.submit(features(number, 5), cancelled=cancelled) for number in (1, 2, 3)]
+    kept = orchestrator.submit(features(4, 5))
+    cancelled.set()
+    engine.gate.set()
+    assert running.result(60).launches == kept.result(60).launches == 1
+    assert [profile.users for _, profile in engine.log] == [1, 1]
+    assert all(isinstance(future.exception(60), RequestCancelled) for future in gone)
 
 
 def test_a_failed_launch_fails_the_requests_in_it_and_nobody_else(

@@ -1,0 +1,123 @@
+"""The queue by itself: no threads, every step by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flame.errors import DeadlineExceeded, ShuttingDown
+from flame.orchestrator.plan import plan
+from flame.orchestrator.schedule import Job, Schedule
+from flame.orchestrator.states import StatePool
+from flame.orchestrator.ticket import Ticket
+from flame.records import Features
+
+Make = Callable[..., Features]
+
+
+@pytest.fixture
+def queue(start) -> Callable[..., Schedule]:
+    def make(users: tuple[int, ...] = (1,), executors: int = 1) -> Schedule:
+        orchestrator, engine, _ = start(users)
+        return Schedule(orchestrator.profiles, StatePool(engine, orchestrator.profiles, executors), plan, executors)
+
+    return make
+
+
+def ticket(features: Features, deadline: float | None = None) -> Ticket:
+    return Ticket(features, 2, submitted=time.monotonic(), deadline=deadline, cancelled=None)
+
+
+def take(schedule: Schedule) -> Job:
+    job = schedule.take(time.monotonic())
+    assert job is not None
+    return job
+
+
+def finish(schedule: Schedule, job: Job) -> None:
+    schedule.finish(job, began=1.0, ended=1.004)
+
+
+def test_waiting_requests_are_shared_out_among_idle_executors(queue, features: Make) -> None:
+    schedule = queue((1, 2, 4), executors=2)
+    for number in range(4):
+        schedule.add(ticket(features(number, 5)))
+    assert [len(take(schedule).parts) for _ in range(2)] == [2, 2]
+    assert schedule.take(time.monotonic()) is None
+
+
+def test_a_busy_pool_packs_all_that_waits(queue, features: Make) -> None:
+    schedule = queue((1, 4), executors=2)
+    schedule.add(ticket(features(0, 5)))
+    take(schedule)
+    for number in range(1, 7):
+        schedule.add(ticket(features(number, 5)))
+    assert len(take(schedule).parts) == 4
+
+
+def test_time_of_a_launch_is_charged_by_candidates(queue, features: Make) -> None:
+    schedule = queue((4,))
+    large, small = ticket(features(1, 12)), ticket(features(2, 4))
+    schedule.add(large)
+    schedule.add(small)
+    finish(schedule, take(schedule))
+    assert [large.spent_ms, small.spent_ms] == pytest.approx([3.0, 1.0])
+    assert set(schedule.pop_settled()) == {large, small}
+    assert schedule.alive == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 16, 65, 200]), min_size=1, max_size=25),
+    users=st.sampled_from([(1,), (1, 4)]),
+    executors=st.integers(1, 3),
+    data=st.data(),
+)
+def test_no_request_is_overtaken_by_more_than_a_launch_can_hold(
+    queue, features: Make, sizes: list[int], users: tuple[int, ...], executors: int, data: st.DataObject
+) -> None:
+    schedule = queue(users, executors)
+    tickets = [ticket(features(number, size)) for number, size in enumerate(sizes)]
+    coming, running, begun = list(tickets), [], []
+    while coming or schedule.alive:
+        step = data.draw(
+            st.sampled_from(["add"] * bool(coming) + ["take"] * (len(running) < executors) + ["finish"] * bool(running))
+        )
+        if step == "add":
+            schedule.add(coming.pop(0))
+        elif step == "finish":
+            finish(schedule, running.pop(data.draw(st.integers(0, len(running) - 1))))
+        elif job := schedule.take(time.monotonic()):
+            running.append(job)
+            begun += [one for one in tickets if one in job.requests() and one not in begun]
+    assert [one.settled for one in tickets] == [True] * len(tickets)
+    places = [begun.index(one) for one in tickets]
+    assert all(abs(place - number) < max(users) for number, place in enumerate(places))
+
+
+def test_late_requests_are_dropped_without_a_launch(queue, features: Make) -> None:
+    schedule = queue()
+    late = ticket(features(1, 5), deadline=time.monotonic() - 1)
+    schedule.add(late)
+    assert schedule.take(time.monotonic()) is None
+    assert schedule.pop_settled() == [late]
+    assert isinstance(late.error, DeadlineExceeded)
+
+
+def test_a_cut_spares_requests_whose_last_launch_runs(queue, features: Make) -> None:
+    schedule = queue(executors=2)
+    whole, sliced, waiting = (ticket(features(number, size)) for number, size in enumerate([5, 200, 5]))
+    for one in (whole, sliced, waiting):
+        schedule.add(one)
+    jobs = [take(schedule), take(schedule)]
+    assert schedule.cut(ShuttingDown("over")) == 2
+    assert schedule.pop_settled() == [waiting]
+    for job in jobs:
+        finish(schedule, job)
+    assert schedule.take(time.monotonic()) is None
+    assert (whole.error, type(sliced.error)) == (None, ShuttingDown)
+    assert schedule.alive == schedule.waiting == 0
