@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from examples.movielens.packing import Example, pack_rows
-from flame.examples.movielens import columns, split
+from examples.movielens.packing import Example
+from flame.examples.movielens import columns, rows, split
 from flame.examples.movielens.dataset import Dataset, Events, Ints
 from flame.examples.movielens.schema import LIKED, MOVIES
 from flame.records import History
@@ -38,13 +38,8 @@ class Sampler:
         events = split.training(data.events, until)
         statistics = columns.Statistics.of(events, until)
         self.own = {user: own for user, own in split.by_user(events).items() if _cuttable(own)}
-        fixed = columns.description(data.movies)
-        self.rows = {
-            user: pack_rows(schema.item_row, fixed | columns.popularity(statistics.minus(own)))
-            for user, own in self.own.items()
-        }
-        users = columns.user_columns(data.people)
-        self.user_rows = dict(zip(users["id"].tolist(), pack_rows(schema.user_row, users), strict=True))
+        self.rows = {user: rows.of_items(data, schema, statistics.minus(own)) for user, own in self.own.items()}
+        self.user_rows = rows.of_users(data, schema)
 
     def epoch(self, batch: int) -> Iterator[list[Example]]:
         """Every user once, in random order, `batch` at a time."""
@@ -63,7 +58,11 @@ class Sampler:
         labels = np.zeros((len(candidates), 2), np.float32)
         labels[: len(chosen)] = np.stack([np.ones(len(chosen)), chosen.ratings >= LIKED], 1)
         history = self._thinned(split.history(own, cut))
-        return Example(history, candidates, labels, self.rows[user], self.user_rows[user])
+        return Example(history, candidates, labels, self.rows[user], self.user_rows[user], self._unknown())
+
+    def _unknown(self) -> Ints:
+        """Movies that this example pretends not to know, so that row 0 of the item table learns what to say of one."""
+        return 1 + np.flatnonzero(self.random.random(MOVIES) < self.sampling.unknown_items)
 
     def _unseen(self, own: Events) -> Ints:
         """Movies the user never rated in the training period, each equally likely."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,15 @@ from flame.layout import (
     Words,
 )
 from flame.records import History
-from flame.schema import InputSchema, RowLayout, SequenceSpec
+from flame.schema import InputSchema, SequenceSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One user at one point of time.
 
-    `labels` `[candidates, tasks]`; `item_rows` `[movies, words]` by id - 1, as this example may know them.
+    `labels` `[candidates, tasks]`; `item_rows` `[movies, words]` by id - 1, as this example may know them. The item
+    table takes the ids themselves, but row 0 for a movie in `unknown`.
     """
 
     history: History
@@ -38,12 +39,11 @@ class Example:
     labels: NDArray[np.float32]
     item_rows: Words
     user_row: Words
+    unknown: Ints
 
-
-def pack_rows(layout: RowLayout, columns: Mapping[str, NDArray[np.generic]]) -> Words:
-    """Feature columns, each `[rows, *shape]`, as rows `[rows, words]`."""
-    parts = [columns[field.name].astype(field.dtype).reshape(-1, field.words).view(np.int32) for field in layout.fields]
-    return np.concatenate(parts, 1)
+    def table_rows(self, items: Ints) -> Ints:
+        """Rows of the model's item table."""
+        return np.where(np.isin(items, self.unknown), 0, items)
 
 
 def pack(examples: Sequence[Example], schema: InputSchema) -> tuple[Words, PackedLayout]:
@@ -58,7 +58,7 @@ def pack(examples: Sequence[Example], schema: InputSchema) -> tuple[Words, Packe
         count = len(example.candidates)
         header[user, CANDIDATES] = count
         header[user, start:end] = example.user_row
-        candidate_slots[user, :count, CANDIDATE_ITEM] = example.candidates
+        candidate_slots[user, :count, CANDIDATE_ITEM] = example.table_rows(example.candidates)
         candidate_slots[user, :count, CANDIDATE_ROW:] = example.item_rows[example.candidates - 1]
         for index, sequence in enumerate(schema.sequences):
             header[user, LENGTHS + index] = _pack_events(event_slots[user, index], example, sequence, schema)
@@ -74,7 +74,7 @@ def _pack_events(slots: Words, example: Example, sequence: SequenceSpec, schema:
     kept = kept[-sequence.capacity(schema.max_history) :]
     items = history.items[kept]
     used = slots[: len(kept)]
-    used[:, EVENT_ITEM] = items
+    used[:, EVENT_ITEM] = example.table_rows(items)
     used[:, EVENT_ACTION] = history.actions[kept]
     used[:, EVENT_AGE] = history.timestamps[-1] - history.timestamps[kept]
     used[:, EVENT_ROW:] = example.item_rows[items - 1]

@@ -26,8 +26,8 @@ def test_every_field_of_the_schema_has_a_column_in_its_bounds(taste: Dataset) ->
     until = split.boundary(taste.events)
     items = columns.item_columns(taste.movies, Statistics.of(split.training(taste.events, until), until))
     users = columns.user_columns(taste.people)
-    assert set(items) == {"id", *(field.name for field in ITEM_FIELDS)}
-    assert set(users) == {"id", *(field.name for field in USER_FIELDS)}
+    assert set(items) == {field.name for field in ITEM_FIELDS}
+    assert set(users) == {field.name for field in USER_FIELDS}
     for field in ITEM_FIELDS:
         in_bounds(field, items[field.name], MOVIES)
     for field in USER_FIELDS:
@@ -73,7 +73,6 @@ def test_years_ages_and_unknown_words() -> None:
     assert found["genres"][1, 0] == len(GENRES)
     people = {3: Person(3, 17, "F", "pirate"), 1: Person(1, 18, "X", "artist")}
     users = columns.user_columns(people)
-    assert users["id"].tolist() == [1, 3]
     assert users["age"].tolist() == [2, 1]
     assert users["gender"].tolist() == [0, 2]
     assert users["occupation"].tolist() == [2, 0]

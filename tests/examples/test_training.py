@@ -55,7 +55,7 @@ def test_the_same_seed_draws_the_same_examples(taste: Dataset, until: int) -> No
 
 
 def test_packed_examples_read_back(taste: Dataset, until: int) -> None:
-    sampling = Sampling(positives=4, negatives=5, forgotten_events=0.0)
+    sampling = Sampling(positives=4, negatives=5, forgotten_events=0.0, unknown_items=0.0)
     examples = next(Sampler(taste, SPEC.input, until, sampling, seed=2).epoch(5))
     words, layout = pack(examples, SPEC.input)
     header, events, candidates = layout.views(words)
@@ -68,6 +68,19 @@ def test_packed_examples_read_back(taste: Dataset, until: int) -> None:
         assert set(events[user, 1, :liked, EVENT_ACTION]) <= {4, 5}
         assert events[user, 0, every - 1, EVENT_AGE] == 0
         np.testing.assert_array_equal(candidates[user, : len(example.candidates), CANDIDATE_ITEM], example.candidates)
+
+
+def test_unknown_movies_take_row_zero_as_events_and_as_candidates(taste: Dataset, until: int) -> None:
+    sampling = Sampling(positives=4, negatives=5, forgotten_events=0.0, unknown_items=0.5)
+    (example,) = next(Sampler(taste, SPEC.input, until, sampling, seed=2).epoch(1))
+    words, layout = pack([example], SPEC.input)
+    _, events, candidates = layout.views(words)
+    ids = np.concatenate([example.history.items, example.candidates])
+    rows = np.concatenate([events[0, 0, :, EVENT_ITEM], candidates[0, :, CANDIDATE_ITEM]])
+    hidden = np.isin(ids, example.unknown)
+    assert hidden.any()
+    assert not hidden.all()
+    np.testing.assert_array_equal(rows, np.where(hidden, 0, ids))
 
 
 def test_the_loss_agrees_with_its_definition() -> None:

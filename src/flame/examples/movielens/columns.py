@@ -67,7 +67,7 @@ class Statistics:
 
 
 def item_columns(movies: Mapping[int, Movie], statistics: Statistics) -> Columns:
-    """The item fields for ids 1 to `MOVIES`, each `[MOVIES, *shape]`, with `id`."""
+    """The item fields of movies 1 to `MOVIES`, in the order of their ids, each `[MOVIES, *shape]`."""
     return description(movies) | popularity(statistics)
 
 
@@ -80,7 +80,7 @@ def description(movies: Mapping[int, Movie]) -> Columns:
         years[position] = movie.year
         for place, genre in enumerate(movie.genres):
             genres[position, place] = 1 + GENRES.index(genre)
-    return {"id": np.arange(1, MOVIES + 1), "year": _bucket(years, FIRST_YEARS), "genres": genres}
+    return {"year": _bucket(years, FIRST_YEARS), "genres": genres}
 
 
 def popularity(statistics: Statistics) -> Columns:
@@ -102,10 +102,9 @@ def popularity(statistics: Statistics) -> Columns:
 
 
 def user_columns(people: Mapping[int, Person]) -> Columns:
-    """The user fields, each `[people]`, with `id`; values that the schema does not list become 0."""
+    """The user fields in ascending order of user id, each `[people]`; values that the schema does not list become 0."""
     persons = [people[user] for user in sorted(people)]
     return {
-        "id": np.array([person.user for person in persons], np.int64),
         "age": _bucket(np.array([person.age for person in persons], np.int64), FIRST_AGES),
         "gender": _code([person.gender for person in persons], GENDERS),
         "occupation": _code([person.occupation for person in persons], OCCUPATIONS),
