@@ -298,13 +298,14 @@ def test_closing_while_busy_answers_everyone_and_counts_the_cut(start, features:
     assert orchestrator.close() == 0
 
 
+@pytest.mark.parametrize("candidates", [5, 200], ids=["in its last launch", "with slices to come"])
 def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
-    start, features: Make, monkeypatch: pytest.MonkeyPatch
+    start, features: Make, candidates: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flame.orchestrator.pool._LAST_LAUNCH_S", 0.05)
     orchestrator, engine, _ = start()
     engine.gate.clear()
-    stuck = orchestrator.submit(features(1, 5))
+    stuck = orchestrator.submit(features(1, candidates))
     assert engine.entered.acquire(timeout=60)
     assert orchestrator.close(0.0) == 1
     assert orchestrator.running

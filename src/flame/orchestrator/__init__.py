@@ -1,0 +1,1 @@
+"""The Dynamic Stream Orchestrator: who is let in, and which shape runs when, where and with whom."""

@@ -112,12 +112,13 @@ class Schedule:
         return len(cut)
 
     def abandon(self, error: FlameError) -> int:
-        """Fails what is left although it seems to run: its executor does not come back. How many there were."""
+        """Fails what is left although it seems to run: its executor does not come back. How many had no error yet."""
         left = list(self._tickets)
+        sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
             self._settle(ticket)
-        return len(left)
+        return sound
 
     def pop_settled(self) -> list[Ticket]:
         """Tickets that ended since the last call; the caller answers them without the lock."""
