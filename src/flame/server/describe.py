@@ -42,6 +42,7 @@ def configuration(
         "max_history": spec.input.max_history,
         "actions": spec.input.actions,
         "scenarios": spec.input.scenarios,
+        "vocabulary": spec.input.item_id.vocabulary,
     }
     return {
         "name": spec.name,

@@ -178,7 +178,9 @@ def _ended_in(future: asyncio.Future[RankResponse], error: FlameError) -> bool:
 
 
 def _parameters(responses: Sequence[RankResponse]) -> dict[str, str | int]:
+    """Where the scores came from, what was degraded, and the stages of the user that took longest."""
     counts = [response.counts for response in responses]
+    times = max((response.times for response in responses), key=lambda times: times.total)
     return {
         "backend": responses[0].backend,
         "launches": sum(response.launches for response in responses),
@@ -186,4 +188,7 @@ def _parameters(responses: Sequence[RankResponse]) -> dict[str, str | int]:
         "missing": sum(count.missing for count in counts),
         "unknown": sum(count.unknown for count in counts),
         "unknown_users": sum(count.unknown_user for count in counts),
+        "features_us": round(times.features),
+        "queue_us": round(times.queue),
+        "compute_us": round(times.compute),
     }
