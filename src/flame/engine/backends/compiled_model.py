@@ -15,14 +15,11 @@ from flame.schema import RowLayout
 
 Array = NDArray[np.float32]
 
-TILE = 3
-"""Vectors in a row tile; see docs/kernels-cpu.md."""
-
 
 def constants(spec: ModelSpec) -> dict[str, Constant]:
     """The constants of `config.h` for a Climber or an HSTU."""
     own = _climber_constants(spec, spec.climber) if spec.climber else _hstu_constants(spec, spec.hstu)
-    return {"TILE": TILE, "SCENARIOS": spec.input.scenarios, "TASKS": len(spec.tasks)} | own | _input_constants(spec)
+    return {"SCENARIOS": spec.input.scenarios, "TASKS": len(spec.tasks)} | own | _input_constants(spec)
 
 
 def weight_list(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[Array | None]:
@@ -32,7 +29,7 @@ def weight_list(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[Array | 
 
 
 def _array(name: str, weights: Mapping[str, Tensor]) -> Array | None:
-    """The tensor as an array; dense weights of feature rows are transposed, because rows are built feature by feature."""
+    """The tensor as an array; dense weights of feature rows transposed, because rows are built feature by feature."""
     if name not in weights:
         return None
     array: Array = weights[name].numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _STATUS = {
     1: "a state has less room than the history needs",
     2: "an id, category, action or scenario is outside its table",
     3: "a length or a candidate count is outside the buffer's profile",
+    4: "nothing was encoded into a state yet",
+    5: "a state holds more events than the buffer's profile has",
 }
 
 
@@ -43,6 +46,7 @@ class Library:
         expected = self._functions.flame_weight_count()
         assert len(pointers) == expected, f"the library wants {expected} weights, got {len(pointers)}"
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
+        self._workspaces: weakref.WeakSet[Workspace] = weakref.WeakSet()
 
     def state(self, events: int) -> StateMemory:
         """Room for a history of `events` events in each sequence."""
@@ -58,7 +62,14 @@ class Library:
         handle = self._functions.flame_open(self._pointers, ctypes.byref(_Shape(*shape)), threads)
         if not handle:
             raise MemoryError(f"no memory or threads for a workspace of shape {tuple(shape)}")
-        return Workspace(self._functions, handle, self)
+        workspace = Workspace(self._functions, handle, self)
+        self._workspaces.add(workspace)
+        return workspace
+
+    def close(self) -> None:
+        """Closes all workspaces; the weights may be freed afterwards."""
+        for workspace in tuple(self._workspaces):
+            workspace.close()
 
     def _declare(self) -> None:
         pointer, integer = ctypes.c_void_p, ctypes.c_int32

@@ -13,6 +13,13 @@ namespace flame {
 template <int N>
 using Constant = std::integral_constant<int, N>;
 
+// Most vectors in a row tile: 24 or 12 sums in registers then take few enough loads for each multiplication.
+#ifndef FLAME_TILE
+constexpr int TILE = REGISTERS >= 32 ? 4 : 2;
+#else
+constexpr int TILE = FLAME_TILE;
+#endif
+
 // Outputs whose sums are kept in registers at a time, leaving room for one column of the tile and one weight.
 template <int VECS>
 constexpr int PANEL = (REGISTERS * 3 / 4) / VECS;

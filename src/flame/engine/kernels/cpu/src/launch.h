@@ -38,7 +38,7 @@ struct Buffer {
 // keys [block][layer][key tile][KEY_WIDTH][LANES], values [block][layer][key tile][VALUE_WIDTH][LANES]
 struct State {
     int32_t tiles;            // key tiles there is room for
-    int32_t lengths[BLOCKS];  // keys in use
+    int32_t lengths[BLOCKS];  // keys in use; negative before the first encode
 
     static constexpr int64_t HEAD = (sizeof(int32_t) * (1 + BLOCKS) + 63) / 64 * 64;
     static constexpr int64_t KEY_FLOATS = KEY_WIDTH * LANES, VALUE_FLOATS = VALUE_WIDTH * LANES;
@@ -55,6 +55,13 @@ struct State {
 };
 
 // Results of a launch; the texts stand in library.py.
-enum Status : int32_t { OK = 0, STATE_TOO_SMALL = 1, INDEX_OUT_OF_RANGE = 2, LENGTH_OUT_OF_RANGE = 3 };
+enum Status : int32_t {
+    OK = 0,
+    STATE_TOO_SMALL = 1,
+    INDEX_OUT_OF_RANGE = 2,
+    LENGTH_OUT_OF_RANGE = 3,
+    STATE_EMPTY = 4,
+    STATE_TOO_LONG = 5
+};
 
 }  // namespace flame

@@ -111,6 +111,8 @@ private:
                 ++schedule_.history_tiles[user * BLOCKS + block];
             });
         }
+        if (mode == SCORE && state.lengths[block] < 0) return STATE_EMPTY;
+        if (RELATIVE_BIAS && state.lengths[block] > shape_.events) return STATE_TOO_LONG;
         if (mode != ENCODE)
             cut(candidates, [&](int first, int rows, int vecs) {
                 add({user, block, true, first, rows, vecs, state.lengths[block], 0, 0});
@@ -232,7 +234,7 @@ int64_t flame_weight_count() { return sizeof(flame::Weights) / sizeof(const floa
 int64_t flame_state_bytes(int32_t events) { return flame::State::bytes(flame::vectors(events)); }
 
 void flame_state_reset(void* state, int32_t events) {
-    std::memset(state, 0, flame::State::HEAD);
+    std::memset(state, 0xff, flame::State::HEAD);
     ((flame::State*)state)->tiles = flame::vectors(events);
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <vector>
 
+#include "gemm.h"
 #include "launch.h"
 #include "pool.h"
 

@@ -1,0 +1,97 @@
+"""The backends by name, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from flame.engine.spec import ModelSpec, Profile
+from flame.errors import BackendUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    from flame.engine.backends.base import Engine
+    from flame.engine.package import ModelPackage
+
+_log = logging.getLogger(__name__)
+
+_BACKENDS = {
+    "compiled": "flame.engine.backends.compiled_backend:CompiledBackend",
+    "openvino": "flame.engine.backends.openvino_backend:OpenVinoBackend",
+    "eager": "flame.engine.backends.eager_backend:EagerBackend",
+}
+"""From the fastest to the one that always runs: the order in which `auto` tries them."""
+
+NAMES = ("auto", *_BACKENDS)
+
+
+class BuildTarget(NamedTuple):
+    """What an engine is built for; `threads` is how many one launch may use on a CPU."""
+
+    device: str
+    precision: str
+    threads: int
+
+    def require_cpu_fp32(self, backend: str) -> None:
+        """Raises `BackendUnavailable` when this is another device or precision."""
+        if self.device not in ("auto", "cpu"):
+            raise BackendUnavailable(f"{backend} runs on a CPU, engine.device is {self.device!r}")
+        if self.precision not in ("auto", "fp32"):
+            raise BackendUnavailable(f"{backend} runs in fp32, engine.precision is {self.precision!r}")
+
+
+class Backend(Protocol):
+    """How engines of one kind are built.
+
+    `per_profile` says whether what `prepare` writes depends on the profiles.
+    """
+
+    per_profile: bool
+
+    def require(self, spec: ModelSpec, target: BuildTarget) -> None:
+        """Raises `BackendUnavailable` with the reason when this backend cannot run this model here."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Of what it is built with; other versions make other artifacts."""
+
+    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path) -> None:
+        """Writes what has to be built once into the empty `folder`."""
+
+    def open(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> Engine:
+        """An engine from what `prepare` wrote, without costs."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name. Raises `BackendUnavailable` with the cause when it cannot be imported."""
+    if name not in _BACKENDS:
+        raise ConfigError(f"engine.backend is {name!r}; backends are {', '.join(NAMES)}")
+    module, _, attribute = _BACKENDS[name].partition(":")
+    try:
+        found: Backend = getattr(importlib.import_module(module), attribute)()
+    except ImportError as error:
+        raise BackendUnavailable(f"backend {name!r} cannot be imported: {error}") from error
+    return found
+
+
+def choose(name: str, spec: ModelSpec, target: BuildTarget) -> tuple[str, Backend]:
+    """The backend asked for, or for `auto` the first that can run; says in the log what was passed over and why.
+
+    Raises `BackendUnavailable` for a named backend that cannot run, and for `auto` when none can.
+    """
+    if name != "auto":
+        asked = backend(name)
+        asked.require(spec, target)
+        return name, asked
+    reasons = []
+    for candidate in _BACKENDS:
+        try:
+            found = choose(candidate, spec, target)
+        except BackendUnavailable as error:
+            _log.info("backend auto: not %s: %s", candidate, error)
+            reasons.append(f"{candidate}: {error}")
+        else:
+            _log.info("backend auto: %s", candidate)
+            return found
+    raise BackendUnavailable("no backend can run this model here: " + "; ".join(reasons))

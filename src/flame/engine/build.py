@@ -1,0 +1,112 @@
+"""From a model package to an engine that can serve: choose a backend, load or build its artifact, know the costs."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from flame.config import EngineConfig
+from flame.engine import artifact as artifacts
+from flame.engine.backends.base import Engine
+from flame.engine.backends.registry import Backend, BuildTarget, choose
+from flame.engine.costs import measure_cost
+from flame.engine.machine import processor, usable_cores
+from flame.engine.package import ModelPackage
+from flame.engine.spec import Profile, ProfileCost
+from flame.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many of how many steps are done."""
+
+
+class _Build(NamedTuple):
+    """One build: what of, by what, for what."""
+
+    package: ModelPackage
+    profiles: tuple[Profile, ...]
+    name: str
+    backend: Backend
+    target: BuildTarget
+
+    @property
+    def identity(self) -> artifacts.Identity:
+        profiles = {"profiles": ", ".join(map(str, self.profiles))} if self.backend.per_profile else {}
+        return {
+            "model": self.package.fingerprint,
+            "backend": self.name,
+            "precision": "fp32",
+            "flame": version("flame-serving"),
+            "torch": version("torch"),
+            **self.backend.versions(),
+            **processor(),
+            **profiles,
+        }
+
+
+def build(
+    package: ModelPackage,
+    config: EngineConfig,
+    profiles: Sequence[Profile],
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Engine:
+    """An engine for these profiles with the cost of each, from its artifact where that fits.
+
+    `threads` of one launch on a CPU come from the caller, else from `config.threads`, else all cores. `force`
+    replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`. Other
+    errors are `BackendUnavailable` and `ConfigError`.
+    """
+    if not profiles:
+        raise ConfigError("an engine needs at least one profile")
+    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores())
+    name, backend = choose(config.backend, package.spec, target)
+    build = _Build(package, tuple(profiles), name, backend, target)
+    folder = Path(config.artifact) if config.artifact else artifacts.default_folder(build.identity)
+    report = progress or (lambda step, done, steps: None)
+    artifact = _artifact(build, folder, force, report)
+    engine = backend.open(package, profiles, folder, target)
+    try:
+        engine.costs = _costs(build, engine, folder, artifact, report)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> artifacts.Artifact:
+    """What is in `folder`, or what is built into it now."""
+    found = None if force else artifacts.read(folder, build.identity)
+    if found:
+        _log.info("%s: loaded the artifact %s", build.name, folder)
+        return found
+    report(f"building {build.name}", 0, 1)
+    with tempfile.TemporaryDirectory(prefix="flame-") as work:
+        build.backend.prepare(build.package, build.profiles, Path(work))
+        built = artifacts.write(folder, build.identity, Path(work))
+    report(f"building {build.name}", 1, 1)
+    _log.info("%s: wrote the artifact %s", build.name, folder)
+    return built
+
+
+def _costs(
+    build: _Build, engine: Engine, folder: Path, artifact: artifacts.Artifact, report: Progress
+) -> dict[Profile, ProfileCost]:
+    """The cost of every profile: known ones from the artifact, the others measured and added to it."""
+    threads = build.target.threads
+    known = artifact.costs_of(build.profiles, threads)
+    missing = [profile for profile in build.profiles if profile not in known]
+    for done, profile in enumerate(missing):
+        report("measuring profiles", done, len(missing))
+        known[profile] = measure_cost(engine, profile)
+    if missing:
+        report("measuring profiles", len(missing), len(missing))
+        artifacts.add_costs(folder, artifact, threads, {profile: known[profile] for profile in missing})
+    return {profile: known[profile] for profile in build.profiles}
