@@ -19,7 +19,7 @@ from flame.errors import SchemaError, StoreUnavailable
 from flame.features.id_index import IdIndex
 from flame.features.kernels.id_index import take
 from flame.features.store.base import ABSENT, FOUND, Answers, FeatureStore, UserRecord
-from flame.features.store.format import FileState, Manifest, StoredSchema, file_state, read_manifest
+from flame.features.store.format import FILES, FileState, Manifest, StoredSchema, file_state, read_manifest
 from flame.layout import Words
 from flame.records import History, Ids
 from flame.schema import InputSchema
@@ -43,17 +43,17 @@ class _Maps:
 
 
 class FileStore(FeatureStore):
-    """A store folder, opened and checked: sizes always, checksums unless `verify` is False.
+    """A store folder, opened and checked: every file is read once and compared with its checksum.
 
     Raises `StoreUnavailable` for a folder that is not there or damaged, `SchemaError` for one that was imported with
     other fields than those of `schema`. Replacing the folder by a rename does not disturb a store that is open.
     """
 
-    def __init__(self, folder: Path, schema: InputSchema, *, verify: bool = True) -> None:
+    def __init__(self, folder: Path, schema: InputSchema) -> None:
         manifest = read_manifest(folder)
         _check_schema(folder, manifest, schema)
-        for name, state in manifest.files.items():
-            _check_file(folder, name, state, verify)
+        for name in FILES:
+            _check_file(folder, name, manifest.files.get(name))
         self.manifest = manifest
         self._name = folder.name
         self._maps: _Maps | None = _map_folder(folder, manifest, schema)
@@ -107,19 +107,19 @@ def _check_schema(folder: Path, manifest: Manifest, schema: InputSchema) -> None
         )
 
 
-def _check_file(folder: Path, name: str, state: FileState, verify: bool) -> None:
-    path = folder / name
+def _check_file(folder: Path, name: str, state: FileState | None) -> None:
+    where = f"feature store {folder.name!r}: {name}"
+    if state is None:
+        raise StoreUnavailable(f"{where} is not in the manifest: import it again")
     try:
-        size = path.stat().st_size
-        found = file_state(path) if verify and size == state.bytes else FileState(size, state.xxh3_128)
+        size = (folder / name).stat().st_size
+        if size != state.bytes:
+            raise StoreUnavailable(f"{where} has {size} bytes instead of {state.bytes}: import it again")
+        found = file_state(folder / name)
     except OSError as error:
-        raise StoreUnavailable(f"feature store {folder.name!r}: {name}: {error.strerror}: import it again") from error
-    if found.bytes != state.bytes:
-        raise StoreUnavailable(
-            f"feature store {folder.name!r}: {name} has {found.bytes} bytes instead of {state.bytes}: import it again"
-        )
+        raise StoreUnavailable(f"{where}: {error.strerror}: import it again") from error
     if found != state:
-        raise StoreUnavailable(f"feature store {folder.name!r}: {name} is damaged (checksum): import it again")
+        raise StoreUnavailable(f"{where} is damaged (checksum): import it again")
 
 
 def _map_folder(folder: Path, manifest: Manifest, schema: InputSchema) -> _Maps:
