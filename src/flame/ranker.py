@@ -114,7 +114,7 @@ class Ranker:
             if store is None:
                 store = open_store(config.features, schema, package.path)
                 undo.callback(store.close)
-            engine = build(package, config.engine, profiles, threads=_threads(config), progress=progress)
+            engine = build(package, config.engine, profiles, threads=launch_threads(config), progress=progress)
             undo.callback(engine.close)
             embeddings = package.item_embeddings() if schema.item_id.lookup == "host" else None
             pinned = engine.device != "cpu"
@@ -227,7 +227,7 @@ class Ranker:
             answer.set_exception(error)
 
 
-def _threads(config: Config) -> int:
+def launch_threads(config: Config) -> int:
     """Threads of one launch: what the settings say, else the cores of this process shared by the executors."""
     return config.engine.threads or max(1, len(os.sched_getaffinity(0)) // config.orchestrator.executors)
 
