@@ -206,12 +206,12 @@ def test_a_layer_pays_heed_to_mask_bias_and_scenario() -> None:
     with torch.no_grad():
         layer.log_temperature[:, 1] += 1.0
     x, bias = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 2, 5, 5)
-    every, scenario = torch.ones(1, 2, 1, 5, 5, dtype=torch.bool), torch.tensor([0])
+    every, scenario = torch.zeros(1, 2, 1, 5, 5), torch.tensor([0])
     plain, _ = layer(x, every, None, scenario)
     assert not torch.allclose(plain, layer(x, every, bias, scenario)[0])
     assert not torch.allclose(plain, layer(x, every, None, torch.tensor([1]))[0])
     blind = every.clone()
-    blind[..., 0, 4] = False
+    blind[..., 0, 4] = -math.inf
     masked, _ = layer(x, blind, None, scenario)
     assert not torch.allclose(plain[:, :, 0], masked[:, :, 0])
     torch.testing.assert_close(plain[:, :, 1:], masked[:, :, 1:])

@@ -25,7 +25,7 @@ from flame.engine.models.climber_layer import ClimberLayer
 from flame.engine.models.gating import GatedFusion
 from flame.engine.models.head import ExpertHead
 from flame.engine.models.input_stage import InputStage
-from flame.engine.models.masks import history_mask, rank_mask
+from flame.engine.models.masks import additive, history_mask, rank_mask
 from flame.engine.models.relative_bias import RelativeBiasTables
 from flame.engine.spec import ModelSpec
 
@@ -73,7 +73,7 @@ class Climber(RankModel):
         events = inputs.event_item.shape[-1]
         candidates = self._candidates(inputs)
         x = torch.cat([self.input.events(inputs), candidates], 2)
-        mask = rank_mask(inputs.event_valid, candidates.shape[2], self.causal)
+        mask = additive(rank_mask(inputs.event_valid, candidates.shape[2], self.causal))
         own, theirs = _event_places(inputs), _candidate_places(inputs.lengths, candidates.shape[2])
         places = (torch.cat([own[0], theirs[0]], -1), torch.cat([own[1], theirs[1]], -1))
         bias = self.relative_bias(places, places, inputs.scenario) if self.relative_bias else None
@@ -84,7 +84,7 @@ class Climber(RankModel):
     def encode(self, inputs: ModelInputs) -> ModelState:
         """Keys and values of every layer; the last layer is left after its projection."""
         x = self.input.events(inputs)
-        mask = history_mask(inputs.event_valid, self.causal)
+        mask = additive(history_mask(inputs.event_valid, self.causal))
         places = _event_places(inputs)
         bias = self.relative_bias(places, places, inputs.scenario) if self.relative_bias else None
         projections = []

@@ -48,18 +48,21 @@ class ClimberLayer(nn.Module):
     def project(self, x: Tensor) -> Projections:
         """`x` `[users, blocks, rows, dim]`."""
         users, blocks, rows, dim = x.shape
-        split = self.qkv(x).view(users, blocks, rows, 3, self.heads, dim // self.heads)
+        split = self.qkv(x).reshape(users, blocks, rows, 3, self.heads, dim // self.heads)
         return Projections(*split.permute(3, 0, 1, 4, 2, 5))
 
-    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None, scenario: Tensor) -> tuple[Tensor, Projections]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, bias: Tensor | None, scenario: Tensor
+    ) -> tuple[Tensor, Projections]:
         """All rows against all rows: the next `x` and this layer's projections.
 
-        `mask` `[users, blocks, 1, rows, rows]`, `bias` `[users, blocks, heads, rows, rows]`, `scenario` `[users]`.
+        `mask` (of 0 and -inf) `[users, blocks, 1, rows, rows]`, `bias` `[users, blocks, heads, rows, rows]`,
+        `scenario` `[users]`. The mask is added after the division, or the temperature's gradient would be NaN.
         """
         projections = self.project(x)
         queries, keys, values = projections
         logits = self.logits(queries @ keys.transpose(-1, -2), bias, scenario)
-        weights = torch.softmax(logits.masked_fill(~mask, -math.inf), -1)
+        weights = torch.softmax(logits if mask is None else logits + mask, -1)
         return self.finish(x, weights @ values), projections
 
     def logits(self, products: Tensor, bias: Tensor | None, scenario: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class GatedFusion(nn.Module):
         """`outputs` `[users, blocks, candidates, dim]`, `scenario` `[users]` -> `[users, candidates, blocks * dim]`."""
         users, blocks, candidates, dim = outputs.shape
         rows = outputs.transpose(1, 2).reshape(users * candidates, 1, blocks, dim)
-        everywhere = torch.ones(1, 1, 1, blocks, blocks, dtype=torch.bool, device=outputs.device)
-        fused, _ = self.layer(rows, everywhere, None, scenario.repeat_interleave(candidates))
+        fused, _ = self.layer(rows, None, None, scenario.repeat_interleave(candidates))
         wide: Tensor = fused.reshape(users, candidates, self.width)
         return wide * torch.sigmoid(self.excite(torch.relu(self.squeeze(wide))))

@@ -72,7 +72,10 @@ class StuLayer(nn.Module):
         return activated * self.scale
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, StuProjections]:
-        """All rows against all rows under `mask` `[users, 1, rows, rows]`: the next `x`, this layer's projections."""
+        """All rows against all rows: the next `x` and this layer's projections.
+
+        `mask` (of 0 and 1) `[users, 1, rows, rows]`.
+        """
         projections = self.project(x)
         weights = self.weights(projections.queries, projections.keys) * mask
         return self.finish(x, projections.u, weights @ projections.values), projections
@@ -126,7 +129,7 @@ class Hstu(RankModel):
         events = inputs.event_item.shape[-1]
         candidates = self._candidates(inputs)
         x = torch.cat([self._events(inputs), candidates], 1)
-        mask = rank_mask(inputs.event_valid, candidates.shape[1], self.causal)[:, 0]
+        mask = rank_mask(inputs.event_valid, candidates.shape[1], self.causal)[:, 0].float()
         for layer in self.layers:
             x, _ = layer(x, mask)
         return self._logits(x[:, events:])
@@ -134,7 +137,7 @@ class Hstu(RankModel):
     def encode(self, inputs: ModelInputs) -> ModelState:
         """Keys and values of every layer; the last layer is left after its projection."""
         x = self._events(inputs)
-        mask = history_mask(inputs.event_valid, self.causal)[:, 0]
+        mask = history_mask(inputs.event_valid, self.causal)[:, 0].float()
         projections = []
         for layer in self.layers[:-1]:
             x, projected = layer(x, mask)

@@ -22,7 +22,10 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` `[users, stacks, rows, inputs]` -> `[users, stacks, rows, outputs]`."""
-        return torch.einsum("usri,soi->usro", x, self.weight) + self.bias[:, None, :]
+        users, stacks, rows, _ = x.shape
+        by_stack = x.transpose(0, 1).reshape(stacks, users * rows, x.shape[-1])
+        out = torch.baddbmm(self.bias[:, None], by_stack, self.weight.transpose(1, 2))
+        return out.view(stacks, users, rows, out.shape[-1]).transpose(0, 1)
 
 
 class StackedNorm(nn.Module):

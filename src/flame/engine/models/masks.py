@@ -26,3 +26,8 @@ def rank_mask(valid: Tensor, candidates: int, causal: bool) -> Tensor:
     if causal:
         seen = seen & (row[None, :] <= row[:, None])
     return seen | (row[None, :] == row[:, None])
+
+
+def additive(mask: Tensor) -> Tensor:
+    """The same as float32 to add to logits: 0 where True, -inf where False."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
