@@ -45,7 +45,7 @@ USER_FIELDS = (
 )
 
 
-def input_schema(item_dim: int) -> InputSchema:
+def input_schema(item_dim: int = 32) -> InputSchema:
     """The input of the model; the action of an event is its rating, so actions run from 0 (never used) to 5."""
     return InputSchema(
         item_id=ItemTable(vocabulary=MOVIES + 1, dim=item_dim),
