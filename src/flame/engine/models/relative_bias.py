@@ -9,9 +9,12 @@ from flame.engine.spec import RelativeBias
 
 
 def time_bucket(seconds: Tensor, buckets: int) -> Tensor:
-    """`min(floor(log2(1 + seconds)), buckets - 1)`, exactly: the index of the highest set bit of `1 + seconds`."""
-    whole = 1 + seconds.clamp(min=0).to(torch.float64)
-    return (torch.frexp(whole).exponent - 1).clamp(max=buckets - 1)
+    """`min(floor(log2(1 + seconds)), buckets - 1)`, exactly: how many of 1, 3, 7, 15, ... are no larger.
+
+    A logarithm would round, and not every runtime that this model is converted to can take one apart.
+    """
+    bounds = 2 ** torch.arange(1, min(buckets, 63), device=seconds.device) - 1
+    return torch.bucketize(seconds.long(), bounds, right=True)
 
 
 class RelativeBiasTables(nn.Module):
