@@ -132,6 +132,11 @@ def test_a_request_that_fits_one_profile_is_ranked_in_one_launch() -> None:
     assert shape(plan([Demand(100, 100)], profiles)) == [("rank", 128, [(0, 0, 100)])]
 
 
+def test_encoding_apart_must_pay_by_more_than_noise() -> None:
+    profiles = ProfileSet(spec(), SIZES, {p: ProfileCost(10.0, 8.0, 1.8) for p in SIZES})
+    assert shape(plan([Demand(100, 512)], profiles)) == [("rank", 512, [(0, 0, 512)])]
+
+
 def test_a_long_history_is_encoded_once_for_all_slices() -> None:
     profiles = ProfileSet(spec(), SIZES, costs_of(SIZES, rank=0.5, encode=0.5, score=0.01))
     made = plan([Demand(100, 700)], profiles)

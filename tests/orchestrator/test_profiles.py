@@ -35,6 +35,7 @@ def test_a_candidate_count_that_no_request_can_have_is_named() -> None:
         default_profiles(spec(100), OrchestratorConfig(candidates=(100, 101)))
 
 
+SIZES = (Profile(1, 20, 16), Profile(1, 20, 32), Profile(1, 20, 64))
 PROFILES = (Profile(1, 20, 64), Profile(1, 50, 16), Profile(2, 50, 64))
 
 
@@ -60,3 +61,10 @@ def test_missing_costs_are_estimated_and_measured_ones_kept() -> None:
     assert profiles.costs[PROFILES[0]] == measured
     assert profiles.costs[PROFILES[2]] == estimated_cost(PROFILES[2])
     assert estimated_cost(PROFILES[2]).rank == pytest.approx(0.02 + 0.001 * 2 * (50 + 64))
+
+
+def test_encoding_has_one_price_whatever_the_candidates() -> None:
+    noisy = {p: ProfileCost(9, encode, 1) for p, encode in zip(SIZES, (3.0, 8.0, 2.0), strict=True)}
+    profiles = ProfileSet(spec(64), SIZES, noisy)
+    assert [cost.encode for cost in profiles.costs.values()] == [3.0, 3.0, 3.0]
+    assert profiles.tiers[0].profile("encode", 1, 0) == SIZES[0], "the smallest buffer of all that cost the same"

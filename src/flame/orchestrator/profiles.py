@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
@@ -17,6 +18,8 @@ Kind = Literal["rank", "encode", "score"]
 _SMALLEST = 64
 _LAUNCH_MS = 0.02
 _TOKEN_MS = 0.001
+_WORTH = 0.95
+"""Encoding apart must be cheaper by more than measurements err: it is one more launch, and a state."""
 
 
 def default_profiles(spec: ModelSpec, config: OrchestratorConfig) -> tuple[Profile, ...]:
@@ -52,6 +55,17 @@ def estimated_cost(profile: Profile) -> ProfileCost:
     return ProfileCost(_LAUNCH_MS + encode + score, _LAUNCH_MS + encode, _LAUNCH_MS + score)
 
 
+def _levelled(costs: Mapping[Profile, ProfileCost]) -> dict[Profile, ProfileCost]:
+    """Costs with one price for the same encoding: candidates play no part in it, so differences are noise."""
+    same: dict[tuple[int, int], list[float]] = {}
+    for profile, cost in costs.items():
+        same.setdefault((profile.users, profile.history), []).append(cost.encode)
+    return {
+        profile: ProfileCost(cost.rank, statistics.median(same[profile.users, profile.history]), cost.score)
+        for profile, cost in costs.items()
+    }
+
+
 class Share(NamedTuple):
     """What one user pays when launches are shared by a number of users: price of a slice by its length, in ms."""
 
@@ -61,10 +75,14 @@ class Share(NamedTuple):
 
     def encoding_pays(self, candidates: int) -> bool:
         """Whether encoding the history once and scoring against it beats ranking each slice with its history."""
-        return self.encode + self.score.cost(candidates) < self.rank.cost(candidates)
+        return self._encoded(candidates) < _WORTH * self.rank.cost(candidates)
 
     def cost(self, candidates: int) -> float:
-        return min(self.rank.cost(candidates), self.encode + self.score.cost(candidates))
+        """Milliseconds of one request, done the better way."""
+        return self._encoded(candidates) if self.encoding_pays(candidates) else self.rank.cost(candidates)
+
+    def _encoded(self, candidates: int) -> float:
+        return self.encode + self.score.cost(candidates)
 
 
 class Tier:
@@ -118,7 +136,7 @@ class ProfileSet:
 
     def __init__(self, spec: ModelSpec, profiles: Iterable[Profile], costs: Mapping[Profile, ProfileCost]) -> None:
         self.profiles = tuple(sorted(set(profiles)))
-        self.costs = {profile: costs.get(profile) or estimated_cost(profile) for profile in self.profiles}
+        self.costs = _levelled({profile: costs.get(profile) or estimated_cost(profile) for profile in self.profiles})
         limit = spec.input.max_candidates
         self.tiers = tuple(
             Tier(
