@@ -52,7 +52,7 @@ class Trainer:
         value = loss(self.model(inputs), labels, inputs.candidate_valid, self.recipe.listwise)
         self.optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_norm, error_if_nonfinite=True)
         self.optimiser.step()
         self.schedule.step()
         self.model.eval()
