@@ -64,21 +64,35 @@ def build(
     replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`. Other
     errors are `BackendUnavailable` and `ConfigError`.
     """
-    if not profiles:
-        raise ConfigError("an engine needs at least one profile")
-    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores())
-    name, backend = choose(config.backend, package.spec, target)
-    build = _Build(package, tuple(profiles), name, backend, target)
-    folder = Path(config.artifact) if config.artifact else artifacts.default_folder(build.identity)
+    build = _chosen(package, config, profiles, threads)
+    folder = _folder(config, build)
     report = progress or (lambda step, done, steps: None)
     artifact = _artifact(build, folder, force, report)
-    engine = backend.open(package, profiles, folder, target)
+    engine = build.backend.open(package, profiles, folder, build.target)
     try:
         engine.costs = _costs(build, engine, folder, artifact, report)
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def locate(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile]) -> tuple[Path, str]:
+    """Folder and fingerprint of the artifact that `build` takes or makes for these; raises the same errors."""
+    build = _chosen(package, config, profiles, None)
+    return _folder(config, build), artifacts.fingerprint(build.identity)
+
+
+def _chosen(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile], threads: int | None) -> _Build:
+    if not profiles:
+        raise ConfigError("an engine needs at least one profile")
+    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores())
+    name, backend = choose(config.backend, package.spec, target)
+    return _Build(package, tuple(profiles), name, backend, target)
+
+
+def _folder(config: EngineConfig, build: _Build) -> Path:
+    return Path(config.artifact) if config.artifact else artifacts.default_folder(build.identity)
 
 
 def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> artifacts.Artifact:
