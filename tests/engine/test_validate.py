@@ -13,6 +13,7 @@ from flame.engine.backends.eager import EagerEngine
 from flame.engine.package import ModelPackage, load
 from flame.engine.spec import Profile
 from flame.engine.validate import validate
+from flame.errors import EngineError
 from flame.layout import EVENT_AGE
 
 PROFILES = (Profile(1, 37, 23), Profile(3, 20, 8), Profile(2, 0, 5))
@@ -178,6 +179,13 @@ def test_the_report_is_told_as_text_and_as_data(package: ModelPackage) -> None:
     assert [task["task"] for task in data["tasks"]] == ["complete_play", "like", "share"]
     assert seen[-1] == (9, 9)
     assert seen == sorted(seen)
+
+
+def test_a_precision_without_tolerance_is_refused(package: ModelPackage) -> None:
+    engine = EagerEngine(package, PROFILES)
+    engine.precision = "int3"
+    with pytest.raises(EngineError, match="precision 'int3', only for fp32, fp16, bf16"):
+        validate(engine, EagerEngine(package, PROFILES))
 
 
 def test_equal_seeds_give_equal_reports(package: ModelPackage) -> None:

@@ -16,6 +16,7 @@ from flame.engine.probe import Packed, Probe
 from flame.engine.sampling import random_lengths, random_words
 from flame.engine.spec import Profile
 from flame.engine.validation_report import IsolationResult, Tolerance, ValidationReport
+from flame.errors import EngineError
 from flame.records import Scores
 
 TOLERANCES = {
@@ -47,8 +48,13 @@ def validate(
 
     Runs every profile of the engine at least once, in turn, with odd sizes: empty histories, one event, full; one
     candidate up to all. `progress` is called with requests done and wanted after each launch. Equal seeds give equal
-    requests. Raises only what the engines raise: a wrong engine is told by the report's `passed`.
+    requests. Raises what the engines raise, and `EngineError` for a precision without a stated tolerance; a wrong
+    engine is told by the report's `passed`.
     """
+    if engine.precision not in TOLERANCES:
+        raise EngineError(
+            f"no tolerance is stated for precision {engine.precision!r}, only for {', '.join(TOLERANCES)}"
+        )
     rng = np.random.default_rng(seed)
     probe, truth = Probe(engine), Probe(oracle)
     cases: list[_Case] = []

@@ -3,7 +3,8 @@
 Weights, by name, with `value` = heads * linear_dim and `attention` = heads * attention_dim:
 
     input.*                                       `InputStage`
-    times.weight [time buckets, dim]              added to tokens at `time_bucket(age)`; candidates have age 0
+    times.weight [time buckets, dim]              added to tokens at `time_bucket(age)`; candidates have age 0;
+                                                  ages are int32, so rows from 32 on are never used
     scenarios.weight [scenarios, dim]             added to candidate tokens
     layers.{i}.norm_in.weight, .bias [dim]        eps 1e-6
     layers.{i}.uvqk.weight [2 * value + 2 * attention, dim], .bias      rows: u, v, q, k; heads within each
