@@ -7,15 +7,19 @@ import numpy as np
 from flame.records import History
 
 
-def check_columns(history: History, actions: int) -> None:
-    """Raises `ValueError` that names the column, the place and the value, unless the columns make a history.
-
-    They must be int64 `[events]` of one length, actions in `[0, actions)`, timestamps neither negative nor decreasing.
-    """
+def check_types(history: History) -> None:
+    """Raises `ValueError` that names the column unless all three are int64 `[n]`."""
     for name in ("items", "actions", "timestamps"):
         column = getattr(history, name)
         if not isinstance(column, np.ndarray) or column.dtype != np.int64 or column.ndim != 1:
-            raise ValueError(f"{name} must be an int64 array of shape [events], got {describe(column)}")
+            raise ValueError(f"{name} must be int64 of shape [events], got {describe(column)}")
+
+
+def check_values(history: History, actions: int) -> None:
+    """Raises `ValueError` that names the place and the value unless the columns make a history.
+
+    They must have one length, actions must lie in `[0, actions)`, timestamps be neither negative nor decreasing.
+    """
     lengths = (len(history.items), len(history.actions), len(history.timestamps))
     if len(set(lengths)) != 1:
         raise ValueError("items, actions and timestamps must have one length, got {}, {} and {}".format(*lengths))

@@ -14,7 +14,7 @@ from flame.features.id_index import IdIndex
 from flame.features.kernels.id_index import take
 from flame.features.rows import pack_rows
 from flame.features.store.base import ABSENT, FOUND, Answers, FeatureStore, UserRecord
-from flame.features.store.history import check_columns, newest
+from flame.features.store.history import check_types, check_values, newest
 from flame.layout import Words
 from flame.records import History, Ids
 from flame.schema import InputSchema
@@ -105,7 +105,8 @@ class MemoryStore(FeatureStore):
             empty = np.zeros(0, np.int64)
             return History(empty, empty, empty)
         try:
-            check_columns(history, self._schema.actions)
+            check_types(history)
+            check_values(history, self._schema.actions)
         except ValueError as error:
             raise SchemaError(f"history of user {user}: {error}") from None
         return history
