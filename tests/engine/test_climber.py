@@ -226,12 +226,14 @@ def test_time_buckets_are_exact_at_the_powers_of_two(seconds: int) -> None:
     assert time_bucket(torch.tensor([seconds], dtype=torch.int32), 5).item() == min(expected, 4)
 
 
-def test_gradients_reach_every_parameter_and_garbage_none(climber_spec, make_inputs) -> None:
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gradients_reach_every_parameter_and_garbage_none(climber_spec, make_inputs, steps: int) -> None:
     torch.manual_seed(0)
     model = create(climber_spec)
     full = tuple(sequence.capacity(37) for sequence in climber_spec.input.sequences)
     inputs = make_inputs(climber_spec, [full, (3,) * len(full), (0,) * len(full)], [23, 4, 1])
-    model(inputs)[inputs.candidate_valid].pow(2).sum().backward()
+    logits = model(inputs) if steps == 1 else model.score(model.encode(inputs), inputs)
+    logits[inputs.candidate_valid].pow(2).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -134,11 +134,13 @@ def test_event_age_matters(make_model, make_inputs) -> None:
     assert (model.rank(inputs) - before).abs().mean() > 1e-3
 
 
-def test_gradients_reach_every_parameter_and_garbage_none(hstu_spec, make_inputs) -> None:
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gradients_reach_every_parameter_and_garbage_none(hstu_spec, make_inputs, steps: int) -> None:
     torch.manual_seed(0)
     model = create(hstu_spec)
     inputs = make_inputs(hstu_spec, [(37,), (3,), (0,)], [23, 4, 1])
-    model(inputs)[inputs.candidate_valid].pow(2).sum().backward()
+    logits = model(inputs) if steps == 1 else model.score(model.encode(inputs), inputs)
+    logits[inputs.candidate_valid].pow(2).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from flame.engine.agreement import TaskAgreement, compare_task, largest_difference, spread
+from flame.engine.agreement import compare_task, largest_difference, spread
 from flame.engine.backends.base import Engine
 from flame.engine.isolation import Difference, Rearrangements
 from flame.engine.probe import Packed, Probe
@@ -128,6 +128,3 @@ def _isolation(cases: list[_Case], truth: list[Scores]) -> tuple[IsolationResult
         for difference in case.differences:
             found[difference.check].append(largest_difference(difference.expected, difference.found, scale))
     return tuple(IsolationResult(check, len(worst), max(worst)) for check, worst in found.items())
-
-
-__all__ = ["TOLERANCES", "TaskAgreement", "Tolerance", "ValidationReport", "validate"]

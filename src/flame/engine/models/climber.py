@@ -101,14 +101,15 @@ class Climber(RankModel):
         history = EncodedHistory(*state)
         x = self._candidates(inputs)
         slots = torch.arange(history.ages.shape[-1], device=x.device)
-        unseen = slots >= history.lengths[:, :, None, None, None]
+        seen = slots < history.lengths[:, :, None, None, None]
+        mask = additive(nn.functional.pad(seen, (0, 1), value=True))
         bias = self._score_bias(history, x.shape[2], inputs.scenario)
         for index, layer in enumerate(self.layers):
             queries, keys, values = layer.project(x)
-            past = (queries @ history.keys[:, index].transpose(-1, -2)).masked_fill(unseen, -torch.inf)
+            past = queries @ history.keys[:, index].transpose(-1, -2)
             itself = (queries * keys).sum(-1, keepdim=True)
             logits = layer.logits(torch.cat([past, itself], -1), bias, inputs.scenario)
-            weights = torch.softmax(logits, -1)
+            weights = torch.softmax(logits + mask, -1)
             attended = weights[..., :-1] @ history.values[:, index] + weights[..., -1:] * values
             x = layer.finish(x, attended)
         return self._logits(x, inputs.scenario)
