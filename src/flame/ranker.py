@@ -84,9 +84,12 @@ class Ranker:
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
-        self._threads = ThreadPoolExecutor(config.orchestrator.max_in_flight, "flame-request")
+        self._threads = ThreadPoolExecutor(
+            config.orchestrator.max_in_flight, "flame-request", initializer=features.bind_thread
+        )
         self._ledger = Ledger(self.metrics)
         self._lock = threading.Lock()
+        self._closed = False
         self._cut = 0
 
     @classmethod
@@ -157,6 +160,10 @@ class Ranker:
 
         Returns how many were cut: they end with `ShuttingDown`. Closing twice does nothing.
         """
+        with self._lock:
+            if self._closed:
+                return 0
+            self._closed = True
         until = time.monotonic() + drain_s
         self._orchestrator.admission.drain(drain_s)
         self._orchestrator.close(max(0.0, until - time.monotonic()))
@@ -166,8 +173,7 @@ class Ranker:
             _log.warning("a launch does not end; the engine stays open")
         else:
             self._engine.close()
-        cut, self._cut = self._cut, 0
-        return cut
+        return self._cut
 
     def __enter__(self) -> Self:
         return self
