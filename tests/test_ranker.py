@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flame.features.pipeline import FeaturePipeline
 from numpy.typing import NDArray
 
 from flame.config import Config, EngineConfig, FeaturesConfig, OrchestratorConfig
@@ -30,6 +29,7 @@ from flame.errors import (
     TooManyCandidates,
     UnknownTask,
 )
+from flame.features.pipeline import FeaturePipeline
 from flame.features.store.memory import MemoryStore
 from flame.metrics import Metrics
 from flame.orchestrator.profiles import default_profiles

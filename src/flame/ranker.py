@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from flame.config import Config
 from flame.engine.backends.base import Engine
@@ -36,8 +36,8 @@ from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
 from flame.orchestrator.ticket import Scored
-from flame.records import FeatureCounts, RankRequest, RankResponse, StageTimes
-from flame.statistics import Ledger, Statistics
+from flame.records import FeatureCounts, RankRequest, RankResponse
+from flame.statistics import Ledger, Marks, Statistics
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +58,6 @@ class Answer(Future[RankResponse]):
         return cancelled
 
 
-class _Marks(NamedTuple):
-    """Points of `time.monotonic()` on the way of one request."""
-
-    began: float
-    admitted: float
-    gathered: float
-
-
 class Ranker:
     """Ranks candidates with one model; every method may be called from any thread.
 
@@ -77,6 +69,7 @@ class Ranker:
     ) -> None:
         self.spec: ModelSpec = engine.spec
         self.backend: str = engine.backend
+        self.device: str = engine.device
         self.device: str = engine.device
         self.metrics = metrics or Metrics()
         self._engine = engine
@@ -200,13 +193,13 @@ class Ranker:
             raise RequestCancelled("the client went away before the work was started")
         features = self._features.gather(request)
         try:
-            marks = _Marks(began, admitted, time.monotonic())
+            marks = Marks(began, admitted, time.monotonic())
             future = self._orchestrator.submit(features, deadline=request.deadline, cancelled=dropped)
             return self._response(request, features.counts, future.result(), marks)
         finally:
             self._features.release(features)
 
-    def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: _Marks) -> RankResponse:
+    def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks) -> RankResponse:
         tasks = request.tasks or tuple(self._columns)
         scores = scored.scores
         if tasks != tuple(self._columns):
@@ -218,7 +211,7 @@ class Ranker:
             version=self.spec.version,
             backend=self.backend,
             counts=counts,
-            times=_times(marks, scored, time.monotonic()),
+            times=marks.times(scored.queue_us, scored.compute_us, time.monotonic()),
             launches=scored.launches,
             request_id=request.request_id,
         )
@@ -236,11 +229,3 @@ class Ranker:
 def launch_threads(config: Config) -> int:
     """Threads of one launch: what the settings say, else the cores of this process shared by the executors."""
     return config.engine.threads or max(1, len(os.sched_getaffinity(0)) // config.orchestrator.executors)
-
-
-def _times(marks: _Marks, scored: Scored, now: float) -> StageTimes:
-    """The stages in microseconds; `respond` is what is left of the total."""
-    admission, features = (marks.admitted - marks.began) * 1e6, (marks.gathered - marks.admitted) * 1e6
-    total = (now - marks.began) * 1e6
-    respond = total - admission - features - scored.queue_us - scored.compute_us
-    return StageTimes(admission, features, scored.queue_us, scored.compute_us, respond, total)

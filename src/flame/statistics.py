@@ -1,15 +1,31 @@
-"""What a ranker has done so far: sums for people and protocols, observations for the metrics."""
+"""Where the time of requests goes, and what a ranker has done so far: for people, protocols and metrics."""
 
 from __future__ import annotations
 
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from flame.metrics import Metrics
 from flame.records import RankResponse, StageTimes
 
 STAGES = ("admission", "features", "queue", "compute", "respond")
+
+
+class Marks(NamedTuple):
+    """Points of `time.monotonic()` on the way of one request: let in, and ready for the model."""
+
+    began: float
+    admitted: float
+    gathered: float
+
+    def times(self, queue_us: float, compute_us: float, now: float) -> StageTimes:
+        """The stages of a request that is over now; `respond` is what the others leave of the total."""
+        admission, features = (self.admitted - self.began) * 1e6, (self.gathered - self.admitted) * 1e6
+        total = (now - self.began) * 1e6
+        respond = total - admission - features - queue_us - compute_us
+        return StageTimes(admission, features, queue_us, compute_us, respond, total)
 
 
 @dataclass(slots=True)
