@@ -70,7 +70,6 @@ class Ranker:
         self.spec: ModelSpec = engine.spec
         self.backend: str = engine.backend
         self.device: str = engine.device
-        self.device: str = engine.device
         self.metrics = metrics or Metrics()
         self._engine = engine
         self._features = features
