@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flame.errors import StoreUnavailable
+from flame.features.store.base import Answers, FeatureStore, UserRecord
 from flame.features.store.memory import MemoryStore
-from flame.records import History
+from flame.layout import Words
+from flame.records import History, Ids
 from flame.schema import Field, InputSchema, ItemTable, SequenceSpec
 
 ITEM = (
@@ -97,3 +103,77 @@ def store(schema: InputSchema) -> MemoryStore:
     columns = {"age": users.astype(np.int32), "taste": np.outer(users, [1.0, 2.0, 3.0]).astype(np.float32)}
     store.put_users(users, columns, {int(user): random_history(10 * int(user), 4, int(user)) for user in users})
     return store
+
+
+class FaultyStore(FeatureStore):
+    """Another store with a delay, failures and a gate, which notes what it is asked.
+
+    It keeps the contract: late rows stay unanswered, and half of a failed query may be answered before it fails.
+    """
+
+    def __init__(self, inner: FeatureStore) -> None:
+        self.inner = inner
+        self.delay_s = 0.0
+        self.failing = False
+        self.broken = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.queries: list[list[int]] = []
+        self.users: list[tuple[int, int]] = []
+        self.closed = False
+
+    def items(self, ids: Ids, rows: Words, answers: Answers, deadline: float | None) -> None:
+        assert len(np.unique(ids)) == len(ids), "the contract says unique ids"
+        assert not answers.any()
+        self.queries.append(ids.tolist())
+        if not self._pass(deadline):
+            return
+        if self.broken:
+            raise RuntimeError("a bug in the store")
+        if self.failing:
+            half = len(ids) // 2
+            self.inner.items(ids[:half], rows[:half], answers[:half], deadline)
+            raise StoreUnavailable("the test says so")
+        self.inner.items(ids, rows, answers, deadline)
+
+    def user(self, user: int, events: int, deadline: float | None) -> UserRecord | None:
+        self.users.append((user, events))
+        if self.failing:
+            raise StoreUnavailable("the test says so")
+        return self.inner.user(user, events, deadline)
+
+    def close(self) -> None:
+        self.closed = True
+        self.inner.close()
+
+    def asked(self) -> Counter[int]:
+        """How often each id was asked for."""
+        return Counter(item for query in self.queries for item in query)
+
+    def _pass(self, deadline: float | None) -> bool:
+        """Waits for gate and delay; False if the deadline came first."""
+        left = 30.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self.gate.wait(left):
+            return False
+        left = 30.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        time.sleep(min(self.delay_s, left))
+        return self.delay_s <= left
+
+
+@pytest.fixture
+def faulty(store: MemoryStore) -> FaultyStore:
+    """The store of these tests behind a `FaultyStore`."""
+    return FaultyStore(store)
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """`eventually(condition)` waits until the condition holds and fails if it does not within five seconds."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        end = time.monotonic() + 5.0
+        while not condition():
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.002)
+
+    return wait

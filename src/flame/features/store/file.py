@@ -62,6 +62,7 @@ class FileStore(FeatureStore):
     def items(self, ids: Ids, rows: Words, answers: Answers, deadline: float | None) -> None:
         """See `FeatureStore.items`."""
         maps = self._open_maps()
+        assert rows.shape == (len(ids), maps.item_rows.shape[1]), "the store has rows of another schema"
         for start in range(0, len(ids), _PIECE):
             piece = slice(start, start + _PIECE)
             if start and deadline is not None and time.monotonic() >= deadline:

@@ -82,6 +82,7 @@ class MemoryStore(FeatureStore):
     def items(self, ids: Ids, rows: Words, answers: Answers, deadline: float | None) -> None:
         """See `FeatureStore.items`; takes microseconds, so the deadline is not looked at."""
         items = self._open_items()
+        assert rows.shape == (len(ids), self._item_row.words), "the store has rows of another schema"
         take(items.rows, items.index.find(ids), rows, answers, FOUND, ABSENT)
 
     def user(self, user: int, events: int, deadline: float | None) -> UserRecord | None:
