@@ -18,7 +18,7 @@ from examples.movielens.batches import Sampler, Sampling
 from examples.movielens.trainer import Recipe, Trainer, settle_untrained
 from flame.engine import package
 from flame.engine.models import Climber
-from flame.engine.spec import ClimberConfig, ModelSpec, RelativeBias
+from flame.engine.spec import ClimberConfig, ModelSpec
 from flame.examples.movielens import dataset, download, split
 from flame.examples.movielens.dataset import Dataset, Events
 from flame.examples.movielens.schema import TASKS, input_schema
@@ -27,13 +27,12 @@ SPEC = ModelSpec(
     name="movielens",
     version="1",
     tasks=TASKS,
-    input=input_schema(item_dim=32),
+    input=input_schema(),
     climber=ClimberConfig(
-        dim=48,
+        dim=64,
         layers=2,
-        heads=3,
-        ffn=192,
-        relative_bias=RelativeBias(positions=64, time_buckets=32),
+        heads=2,
+        ffn=256,
         expert_hidden=64,
         expert_dim=32,
         tower_hidden=32,
@@ -62,7 +61,13 @@ def main() -> None:
     options = _arguments()
     data = dataset.read(download.fetch(options.cache))
     until = split.boundary(data.events, options.training_share)
-    recipe = Recipe(epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate)
+    recipe = Recipe(
+        epochs=options.epochs,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        dropout=options.dropout,
+        listwise=options.listwise,
+    )
     model = train(data, until, recipe, Sampling(), options.seed)
     asked = evaluation.questions(_shown(data.events, options.validate_share), until)
     measures = evaluation.measure(asked, offline.answers(model, data, SPEC.input, until))
@@ -85,6 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=recipe.epochs)
     parser.add_argument("--batch", type=int, default=recipe.batch, help="users of one step")
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
+    parser.add_argument("--dropout", type=float, default=recipe.dropout)
+    parser.add_argument("--listwise", type=float, default=recipe.listwise, help="weight of the ranking loss")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--training-share", type=float, default=split.TRAINING_SHARE, help="events to train on")
     parser.add_argument("--validate-share", type=float, help="forget all events after this share; for tuning")

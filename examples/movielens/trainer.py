@@ -20,12 +20,12 @@ from flame.schema import InputSchema
 class Recipe:
     """How to train; the learning rate rises for a tenth of the steps and falls to zero in a half cosine."""
 
-    epochs: int = 20
+    epochs: int = 16
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    dropout: float = 0.2
-    listwise: float = 0.2
+    dropout: float = 0.3
+    listwise: float = 0.5
     gradient_norm: float = 1.0
 
 

@@ -79,6 +79,6 @@ def test_years_ages_and_unknown_words() -> None:
 
 
 def test_the_schema_keeps_two_scales_of_history() -> None:
-    schema = input_schema(16)
+    schema = input_schema()
     assert [sequence.name for sequence in schema.sequences] == ["all", "liked"]
     assert schema.sequence_capacity(schema.max_history) == 128

@@ -19,7 +19,7 @@ from flame.examples.movielens.schema import TASKS, input_schema
 from flame.layout import CANDIDATE_ITEM, EVENT_ACTION, EVENT_AGE, EVENT_ITEM, LENGTHS
 
 SMALL = ClimberConfig(dim=16, layers=1, heads=2, ffn=32, experts=2, expert_hidden=16, expert_dim=8, tower_hidden=8)
-SPEC = ModelSpec(name="tiny", version="1", tasks=TASKS, input=input_schema(16), climber=SMALL)
+SPEC = ModelSpec(name="tiny", version="1", tasks=TASKS, input=input_schema(), climber=SMALL)
 
 
 @pytest.fixture
@@ -163,4 +163,4 @@ def test_questions_ask_for_every_unseen_movie_and_nothing_else(taste: Dataset, u
 
 
 def test_the_committed_recipe_trains_the_committed_shape() -> None:
-    assert msgspec.to_builtins(train.SPEC.input) == msgspec.to_builtins(input_schema(32))
+    assert msgspec.to_builtins(train.SPEC.input) == msgspec.to_builtins(input_schema())

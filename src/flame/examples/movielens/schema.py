@@ -45,10 +45,10 @@ USER_FIELDS = (
 )
 
 
-def input_schema(item_dim: int = 32) -> InputSchema:
+def input_schema() -> InputSchema:
     """The input of the model; the action of an event is its rating, so actions run from 0 (never used) to 5."""
     return InputSchema(
-        item_id=ItemTable(vocabulary=MOVIES + 1, dim=item_dim),
+        item_id=ItemTable(vocabulary=MOVIES + 1, dim=32),
         max_history=256,
         max_candidates=2048,
         actions=6,
