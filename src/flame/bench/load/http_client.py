@@ -1,140 +1,119 @@
-"""A small HTTP/1.1 client with kept connections, made for one thing: prepared requests at a low cost per request."""
+"""HTTP as a protocol of the load generator: Open Inference Protocol with binary tensors, or `/v1/rank` in JSON."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
-import httptools
+import msgspec
+import numpy as np
 
-from flame.bench.load.client import Reply
-
-Judge = Callable[["Answer"], Reply]
-
-
-class Answer:
-    """One parsed response: status, headers with lower-case names, body."""
-
-    __slots__ = ("body", "headers", "keep_alive", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.keep_alive = True
+from flame.bench.load import http_messages
+from flame.bench.load.client import OK, Durations, LoadError, ModelFacts, Reply, stages_of
+from flame.bench.load.http_connections import Answer, Connections, NotConnected
+from flame.records import RankRequest, Scores
 
 
-class Connection(asyncio.Protocol):
-    """One connection with at most one request on it at a time."""
+class _Failure(msgspec.Struct):
+    kind: str = ""
+    error: str = ""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[Answer] | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._answer = Answer()
-        self._parts: list[bytes] = []
 
-    @property
-    def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+class _Ranked(msgspec.Struct):
+    times_ms: dict[str, float]
 
-    def ask(self, message: bytes) -> asyncio.Future[Answer]:
-        """Writes a whole request; the future gives its answer or raises `ConnectionError`."""
-        assert self._transport is not None
-        assert self._waiter is None, "one request at a time"
-        self._waiter = asyncio.get_running_loop().create_future()
-        self._answer, self._parts = Answer(), []
-        self._transport.write(message)
-        return self._waiter
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+class _Inferred(msgspec.Struct):
+    parameters: dict[str, int | str] = {}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"not an HTTP answer: {error}"))
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._fail(ConnectionError("the server closed the connection"))
-
-    def _fail(self, error: Exception) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
-
-    # What httptools calls while it reads.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._answer.headers[name.lower()] = value
-
-    def on_body(self, body: bytes) -> None:
-        self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        answer = self._answer
-        answer.status = self._parser.get_status_code()
-        answer.keep_alive = self._parser.should_keep_alive()
-        answer.body = b"".join(self._parts)
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(answer)
-        if not answer.keep_alive:
-            self.close()
+_failure_decoder = msgspec.json.Decoder(_Failure)
+_ranked_decoder = msgspec.json.Decoder(_Ranked)
+_inferred_decoder = msgspec.json.Decoder(_Inferred)
 
 
 class HttpClient:
-    """A `Client` over at most `connections` connections, opened when they are first needed.
+    """A `Client` over at most `connections` connections; with `json` it asks `/v1/rank`."""
 
-    A request that finds all of them taken waits for one; that wait is part of its latency.
-    """
+    def __init__(self, host: str, port: int, *, json: bool, connections: int) -> None:
+        self._host = f"{host}:{port}"
+        self._json = json
+        self._connections = Connections(host, port, connections)
 
-    def __init__(self, host: str, port: int, judge: Judge, connections: int = 256) -> None:
-        self._host, self._port, self._judge = host, port, judge
-        self._permits = asyncio.Semaphore(connections)
-        self._idle: list[Connection] = []
+    async def facts(self, model: str | None) -> ModelFacts:
+        found = await self._call("POST", "/v2/repository/index", b"{}")
+        models = {entry["name"]: entry["version"] for entry in found}
+        if model is None and len(models) == 1:
+            model = next(iter(models))
+        if model is None or model not in models:
+            raise LoadError(f"the server has the models {', '.join(models) or 'none'}; name one of them with --model")
+        return ModelFacts.of(await self._call("GET", f"/v2/models/{model}/config"), models[model])
+
+    async def durations(self, model: str) -> Durations:
+        found = await self._call("GET", f"/v2/models/{model}/stats")
+        stages = found["model_stats"][0]["inference_stats"]
+        return {stage: (value["count"], value["ns"]) for stage, value in stages.items()}
+
+    def message(self, request: RankRequest, facts: ModelFacts, deadline_ms: float | None) -> bytes:
+        if self._json:
+            return http_messages.rank(request, self._host, deadline_ms)
+        return http_messages.infer(request, facts.name, self._host, deadline_ms)
 
     async def send(self, message: bytes) -> Reply:
-        async with self._permits:
-            try:
-                connection = await self._take()
-            except OSError:
-                return Reply("cannot_connect")
-            try:
-                answer = await connection.ask(message)
-            except ConnectionError:
-                return Reply("disconnected")
-            except asyncio.CancelledError:
-                connection.close()
-                raise
-            if answer.keep_alive:
-                self._idle.append(connection)
-            return self._judge(answer)
-
-    async def ask(self, message: bytes) -> Answer:
-        """One request outside the measurement; raises `OSError` when there is no answer."""
-        connection = await self._take()
         try:
-            return await connection.ask(message)
-        finally:
-            connection.close()
+            answer = await self._connections.ask(message)
+        except NotConnected:
+            return Reply("cannot_connect")
+        except ConnectionError:
+            return Reply("disconnected")
+        return self._judged(answer)
+
+    async def scores(self, message: bytes, facts: ModelFacts) -> Scores:
+        answer = await self._asked(message)
+        if self._json:
+            by_task = msgspec.json.decode(answer.body)["scores"]
+            return np.array([by_task[task] for task in facts.tasks], np.float32).T
+        return http_messages.scores(answer.body, answer.headers.get(http_messages.JSON_BYTES), facts.tasks)
 
     async def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        self._connections.close()
 
-    async def _take(self) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
-        return connection
+    def _judged(self, answer: Answer) -> Reply:
+        """The reply in an answer. One that is not what the protocol promises is "bad_answer"."""
+        if answer.status != 200:
+            return Reply(_kind(answer))
+        try:
+            return Reply(OK, self._stages(answer))
+        except (msgspec.DecodeError, ValueError, KeyError):
+            return Reply("bad_answer")
+
+    def _stages(self, answer: Answer) -> Mapping[str, float]:
+        if self._json:
+            times = _ranked_decoder.decode(answer.body).times_ms
+            return {stage: 1e3 * milliseconds for stage, milliseconds in times.items()}
+        head = answer.body[: int(answer.headers[http_messages.JSON_BYTES])]
+        return stages_of(_inferred_decoder.decode(head).parameters)
+
+    async def _call(self, method: str, path: str, body: bytes = b"") -> Any:
+        answer = await self._asked(http_messages.call(method, path, self._host, body))
+        return msgspec.json.decode(answer.body)
+
+    async def _asked(self, message: bytes) -> Answer:
+        """The answer to a call outside the measurement. Raises `LoadError` unless it is a good one."""
+        try:
+            answer = await self._connections.ask(message)
+        except ConnectionError as error:
+            raise LoadError(f"no answer from {self._host}: {error}; is the server running?") from error
+        if answer.status != 200:
+            text = answer.body[:300].decode("utf-8", "replace")
+            raise LoadError(f"{self._host} answered {answer.status} to {message.split(b' HTTP')[0].decode()}: {text}")
+        return answer
+
+
+def _kind(answer: Answer) -> str:
+    """The kind of error that the server names, else the status."""
+    try:
+        named = _failure_decoder.decode(answer.body).kind
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        named = ""
+    return named or f"http_{answer.status}"
