@@ -27,12 +27,17 @@ _settings = cast(Any, numba.config)
 
 
 def _code_folder() -> str:
-    """Where compiled kernels of exactly this source are kept; `NUMBA_CACHE_DIR` and `XDG_CACHE_HOME` are followed."""
+    """Where compiled kernels of exactly this source are kept; `NUMBA_CACHE_DIR` and `XDG_CACHE_HOME` are followed.
+
+    Empty for a user without a home: numba then looks for a place itself.
+    """
     digest = xxhash.xxh3_64()
     for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(layout.__file__)]:
         digest.update(path.read_bytes())
-    base = _settings.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flame"
-    return str(Path(base) / f"features-{digest.hexdigest()}")
+    base = _settings.CACHE_DIR or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "flame"
+    )
+    return os.path.join(base, f"features-{digest.hexdigest()}") if os.path.isabs(base) else ""
 
 
 _CODE_FOLDER = _code_folder()
