@@ -32,6 +32,7 @@ from flame.errors import (
 from flame.features.pipeline import FeaturePipeline
 from flame.features.store.memory import MemoryStore
 from flame.metrics import Metrics
+from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
 from flame.ranker import Ranker
 from flame.records import Features, History, RankRequest, RankResponse
@@ -210,6 +211,13 @@ def requests(schema: InputSchema, count: int, seed: int = 0) -> list[RankRequest
     return made
 
 
+def open_when_stopped(orchestrator: Orchestrator, gate: threading.Event) -> None:
+    """Holds launches until all that waits has been cut."""
+    while not orchestrator._stopped:
+        time.sleep(0.001)
+    gate.set()
+
+
 def close_to(response: RankResponse, expected: NDArray[np.float32], tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(response.scores, expected, rtol=0, atol=tolerance)
 
@@ -345,16 +353,16 @@ def test_a_caller_who_has_an_answer_may_ask_again_at_once(bench) -> None:
 
 
 def test_the_default_deadline_holds_for_requests_without_one(bench) -> None:
-    one = bench(default_deadline_ms=40.0)
+    one = bench(default_deadline_ms=200.0)
     one.engine.gate.clear()
-    request = RankRequest(user=1, candidates=np.arange(1, 5))
-    running = one.ranker.start(request)
+    hurried = RankRequest(user=1, candidates=np.arange(1, 5))
+    patient = replace(hurried, deadline=time.monotonic() + 600)
+    running = one.ranker.start(patient)
     assert one.engine.entered.acquire(timeout=60)
-    late = one.ranker.start(request)
-    patient = one.ranker.start(replace(request, deadline=time.monotonic() + 600))
-    time.sleep(0.05)
+    late, waiting = one.ranker.start(hurried), one.ranker.start(patient)
+    time.sleep(0.25)
     one.engine.gate.set()
-    assert running.result(60).launches == patient.result(60).launches == 1
+    assert running.result(60).launches == waiting.result(60).launches == 1
     with pytest.raises(DeadlineExceeded):
         late.result(60)
 
@@ -363,8 +371,9 @@ def test_cancelling_ends_the_wait_at_once_and_drops_the_work(bench) -> None:
     one = bench(max_in_flight=3)
     one.engine.gate.clear()
     request = RankRequest(user=1, candidates=np.arange(1, 5))
-    running, gone = one.ranker.start(request), one.ranker.start(request)
+    running = one.ranker.start(request)
     assert one.engine.entered.acquire(timeout=60)
+    gone = one.ranker.start(request)
     assert gone.cancel()
     with pytest.raises(CancelledError):
         gone.result(0)
@@ -405,7 +414,7 @@ def test_closing_while_busy_ends_every_request_and_counts_the_cut(bench) -> None
     request = RankRequest(user=1, candidates=np.arange(1, 5))
     answers = [one.ranker.start(request) for _ in range(20)]
     assert one.engine.entered.acquire(timeout=60)
-    opening = threading.Timer(0.1, one.engine.gate.set)
+    opening = threading.Thread(target=open_when_stopped, args=(one.ranker._orchestrator, one.engine.gate))
     opening.start()
     cut = one.ranker.close(0.02)
     opening.join()

@@ -23,6 +23,7 @@ from flame.errors import (
     ShuttingDown,
     TooManyCandidates,
 )
+from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.ticket import Scored
 from flame.records import Features
 
@@ -38,6 +39,13 @@ def sample(make: Make, count: int, seed: int = 0, longest: int = 15) -> list[Fea
         make(seed * 100_000 + number, int(size), [int(n) for n in rng.integers(0, longest + 1, 2)])
         for number, size in enumerate(sizes)
     ]
+
+
+def open_when_stopped(orchestrator: Orchestrator, gate: threading.Event) -> None:
+    """Holds launches until all that waits has been cut."""
+    while not orchestrator._stopped:
+        time.sleep(0.001)
+    gate.set()
 
 
 @pytest.mark.parametrize(
@@ -284,7 +292,7 @@ def test_closing_while_busy_answers_everyone_and_counts_the_cut(start, features:
     requests = sample(features, 40)
     futures = [orchestrator.submit(request) for request in requests]
     assert engine.entered.acquire(timeout=60)
-    opening = threading.Timer(0.1, engine.gate.set)
+    opening = threading.Thread(target=open_when_stopped, args=(orchestrator, engine.gate))
     opening.start()
     cut = orchestrator.close(0.05)
     opening.join()
