@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flame.errors import FlameError, InvalidTensor, MalformedRequest, RequestError
@@ -163,6 +163,7 @@ def survives(body: bytes, json_bytes: int | None) -> None:
         codec.decode(body, json_bytes, "m", "", 0.0)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 210))
 @example(b'{"inputs":[{"name":"a","shape":[1],"datatype":"INT64","data":[1e999]}]}', None)
 @example(b'{"inputs":[{"name":"a","shape":[1],"datatype":"INT64","data":[' + b"9" * 5000 + b"]}]}", None)
@@ -175,6 +176,7 @@ def test_any_bytes_are_a_request_or_a_request_error(body: bytes, json_bytes: int
     survives(body, json_bytes)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {

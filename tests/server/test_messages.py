@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame.errors import FlameError, InvalidTensor, MalformedRequest, RequestError
@@ -105,12 +105,14 @@ def test_a_response_has_raw_scores_and_parameters() -> None:
     assert made.raw_output_contents[0] == scores.tobytes()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_message_is_a_request_or_a_request_error(data: bytes) -> None:
     with contextlib.suppress(RequestError, DecodeError):
         messages.decode(pb.ModelInferRequest.FromString(data), 0.0, None)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame.errors import (
@@ -113,12 +113,14 @@ def test_the_answer_has_scores_by_task_and_all_that_made_them() -> None:
     assert (answer["model"], answer["version"], answer["backend"], answer["launches"]) == ("m", "1", "eager", 2)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_request_or_a_request_error(body: bytes) -> None:
     with contextlib.suppress(RequestError):
         decode(body)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["user", "candidates", "history", "scenario", "context", "tasks", "deadline_ms", "request_id"]),

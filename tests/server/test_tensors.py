@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame.errors import InvalidTensor, RequestError
@@ -72,6 +72,7 @@ def test_a_long_name_is_cut_in_the_message() -> None:
     assert len(str(caught.value)) < 300
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=8),
     st.sampled_from([*tensors.DATATYPES, "BYTES", "BOOL"]),

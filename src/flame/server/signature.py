@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flame.engine.spec import ModelSpec
-from flame.errors import InvalidTensor, PackageError, UnknownTask
+from flame.errors import InvalidTensor, PackageError
 from flame.records import History, RankRequest, RankResponse, Scores
 from flame.server.oip import InferRequest, Values
 from flame.server.tensors import DATATYPES, datatype_of, quoted
@@ -60,18 +60,18 @@ class Signature:
         self.context = {field.name: field for field in spec.input.context}
         self.inputs = {tensor.name: tensor for tensor in _inputs(spec)}
         self.outputs = tuple(TensorSpec(task.name, "FP32", (-1, -1)) for task in spec.tasks)
-        self._tasks = frozenset(task.name for task in spec.tasks)
         taken = sorted(_RESERVED & self.context.keys())
         if taken:
             raise PackageError(f"context features {taken} have the names of input tensors; rename them")
 
     def requests(self, request: InferRequest) -> list[RankRequest]:
-        """One `RankRequest` per user, in order. Raises `InvalidTensor` and `UnknownTask`.
+        """One `RankRequest` per user, in order. Raises `InvalidTensor`; what values mean is for the ranker to check.
 
         Arrays are copied out of the bytes that came in: plain writable memory is what compiled code is compiled for,
         and the bytes need not be kept.
         """
-        self._check_tasks(request.outputs)
+        if len(set(request.outputs)) != len(request.outputs):
+            raise InvalidTensor(f"an output is asked for twice in {list(request.outputs)}")
         inputs = self._checked(request.inputs)
         return [self._request(request, inputs, user) for user in range(len(inputs["user_id"]))]
 
@@ -90,14 +90,6 @@ class Signature:
             deadline=request.deadline,
             request_id=request.request_id,
         )
-
-    def _check_tasks(self, outputs: Sequence[str]) -> None:
-        for name in outputs:
-            if name not in self._tasks:
-                known = ", ".join(tensor.name for tensor in self.outputs)
-                raise UnknownTask(f"there is no output {quoted(name)}; the model's tasks are {known}")
-        if len(set(outputs)) != len(outputs):
-            raise InvalidTensor(f"an output is asked for twice in {list(outputs)}")
 
     def _checked(self, given: Mapping[str, Values]) -> dict[str, Values]:
         """All tensors with their full shapes, for one number of users."""
@@ -119,8 +111,11 @@ class Signature:
 
 def scores_by_task(responses: Sequence[RankResponse]) -> dict[str, Scores]:
     """Scores `[users, candidates]` of each task, from one response per user with equal numbers of candidates."""
-    tasks = responses[0].tasks
-    return {task: np.stack([response.scores[:, index] for response in responses]) for index, task in enumerate(tasks)}
+    if len(responses) == 1:
+        scores: Scores = responses[0].scores[np.newaxis]
+    else:
+        scores = np.stack([response.scores for response in responses])
+    return {task: scores[..., index] for index, task in enumerate(responses[0].tasks)}
 
 
 def _inputs(spec: ModelSpec) -> Iterator[TensorSpec]:

@@ -1,0 +1,86 @@
+"""A real server on a tiny model with a store whose answers are known; run as a process by the tests of this folder.
+
+    python tiny_server.py '{"server.drain_s": 1}'
+
+prints one line of JSON with the ports when it is ready, and one when it has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+
+import numpy as np
+
+from flame.config import load
+from flame.engine.presets import preset
+from flame.features.store.base import UserRecord
+from flame.features.store.memory import MemoryStore
+from flame.ranker import Ranker
+from flame.records import History
+from flame.schema import InputSchema, RowLayout
+from flame.server.lifecycle import serve
+
+MODEL = "preset:tiny-climber"
+ITEMS = 600
+USERS = 50
+SLOW = 10_000
+"""User `SLOW + n` takes the store n milliseconds, and is otherwise user `n % USERS`."""
+
+
+class KnownStore(MemoryStore):
+    """Items 1 to 599 and users 1 to 49 with random features, and users that take as long to read as a test wants."""
+
+    def user(self, user: int, events: int, deadline: float | None) -> UserRecord | None:
+        if user >= SLOW:
+            time.sleep((user - SLOW) / 1e3)
+            user = (user - SLOW) % USERS
+        return super().user(user, events, deadline)
+
+
+def known_store(schema: InputSchema) -> KnownStore:
+    """The same store in every process."""
+    random = np.random.default_rng(5)
+    store = KnownStore(schema)
+    items, users = np.arange(1, ITEMS), np.arange(1, USERS)
+    store.put_items(items, _columns(schema.item_row, len(items), random))
+    histories = {int(user): _history(schema, int(user) % (schema.max_history + 1), random) for user in users}
+    store.put_users(users, _columns(schema.user_row, len(users), random), histories)
+    return store
+
+
+def _columns(row: RowLayout, count: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        field.name: random.integers(0, field.vocabulary, (count, *field.shape)).astype(np.int32)
+        if field.vocabulary
+        else random.normal(size=(count, *field.shape)).astype(np.float32)
+        for field in row.fields
+    }
+
+
+def _history(schema: InputSchema, events: int, random: np.random.Generator) -> History:
+    return History(
+        random.integers(1, ITEMS, events),
+        random.integers(0, schema.actions, events),
+        np.sort(random.integers(1_700_000_000, 1_700_500_000, events)),
+    )
+
+
+def main() -> None:
+    """Serves until a signal comes."""
+    config = load(overrides=json.loads(sys.argv[1]))
+    ranker = Ranker.load(MODEL, config, store=known_store(preset("tiny-climber").input))
+    cut = serve(
+        ranker,
+        config,
+        ready=lambda at: print(json.dumps({"http": at.http_port, "grpc": at.grpc_port}), flush=True),
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    threads = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    print(json.dumps({"cut": cut, "threads": threads}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
