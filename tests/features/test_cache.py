@@ -125,6 +125,18 @@ def test_a_row_unread_for_years_is_still_expired() -> None:
         assert get(cache, ids_of(5))[1][0] == ROW | EXPIRED
 
 
+@pytest.mark.parametrize(("ttl", "waits", "fresh"), [(1e-6, 0.0, False), (0.01, 0.008, True), (0.01, 0.011, False)])
+def test_short_times_to_live_are_kept_to_a_millisecond(ttl: float, waits: float, fresh: bool) -> None:
+    clock = Clock()
+    cache = ItemCache(100, WORDS, ttl, clock)
+    put(cache, ids_of(5))
+    clock.now += waits
+    assert get(cache, ids_of(5))[1][0] == (ROW if fresh else ROW | EXPIRED)
+    for seconds in (1.0, 10.0, 1000.0, 1e6):
+        clock.now = 1000.0 + seconds
+        assert get(cache, ids_of(5))[1][0] == ROW | EXPIRED
+
+
 def test_a_writer_whose_clock_was_read_later_leaves_a_fresh_row() -> None:
     clock = Clock()
     cache = ItemCache(100, WORDS, 2.0, clock)

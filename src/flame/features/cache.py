@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flame.features.kernels.cache_read import BLOCK, lookup
 from flame.features.kernels.cache_write import claim, insert, set_lease
-from flame.features.kernels.entries import CONTROL, TICKS, WAYS, Entries
+from flame.features.kernels.entries import CONTROL, WAYS, Entries
 from flame.features.memory import allocate
 from flame.features.store.base import Answers
 from flame.layout import Words
@@ -27,9 +27,14 @@ _HEADROOM = 5 / 4
 """Slots per row of capacity, so that a full cache is loaded to four fifths and sets hardly overflow."""
 
 
+_TICKS = 1024
+_MOST_TICKS_PER_SECOND = 1000.0
+
+
 class ItemCache:
     """At least `capacity` rows of `words` int32 each; a row is fresh for `ttl` seconds after its insertion.
 
+    `ttl` is kept to a thousandth, or to a millisecond if that is longer: below a millisecond nothing is ever fresh.
     `clock` returns seconds that never decrease; a test may give its own.
     """
 
@@ -46,7 +51,8 @@ class ItemCache:
         )
         self._clock = clock
         self._start = clock() - 1.0
-        self._ticks_per_second = TICKS / ttl
+        self._ticks_per_second = min(_TICKS / ttl, _MOST_TICKS_PER_SECOND)
+        self._ttl_ticks = int(ttl * self._ticks_per_second)
 
     def lookup(self, ids: Ids, words: Words, offsets: Offsets, status: Status) -> int:
         """Writes the row of each of `ids` `[n]` to `words[offsets[i]:]` and what is known of it to `status` `[n]`.
@@ -63,7 +69,7 @@ class ItemCache:
         """Puts in what a store answered: rows `[n, words]` of found ids, a note for absent ones; leases end."""
         assert rows.shape == (len(ids), self.words)
         _, tick = self._now()
-        insert(self._entries, ids, rows, answers, tick)
+        insert(self._entries, ids, rows, answers, tick + self._ttl_ticks)
 
     def claim(self, ids: Ids, lease: float) -> NDArray[np.bool_]:
         """Which of `ids` the caller shall fetch, `[n]`: those not fresh that no other thread fetches now.

@@ -133,9 +133,9 @@ def insert(
     ids: NDArray[np.int64],
     rows: NDArray[np.int32],
     answers: NDArray[np.uint8],
-    tick: Integer,
+    expiry: Integer,
 ) -> None:
-    """Writes `rows` `[n, words]` of found ids and notes absent ones; ends the leases of both."""
+    """Writes `rows` `[n, words]` of found ids and notes absent ones until tick `expiry`; ends the leases of both."""
     for i in range(len(ids)):
         if answers[i] == UNANSWERED:
             continue
@@ -143,7 +143,7 @@ def insert(
         _lock_both(entries.control, first, second)
         slot = _take(entries, ids[i], first, second)
         entries.leases[slot] = 0.0
-        entries.control[(slot >> 3) * CONTROL + (slot & 7)] = np.int32(tick)
+        entries.control[(slot >> 3) * CONTROL + (slot & 7)] = np.int32(expiry)
         if answers[i] == FOUND:
             _set_state(entries.control, slot, READY)
             for word in range(rows.shape[1]):

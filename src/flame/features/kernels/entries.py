@@ -4,12 +4,13 @@ Entries live in sets of 8. An id may stand in either of two sets that its hash n
 four fifths before sets overflow (209 of a million rows were evicted at that load). Per set:
 
     keys     int64 [8]         one cache line
-    control  int32 [16]        one cache line: insertion ticks of the 8 entries, SEQUENCE, HAND, STATES, REFERENCES
+    control  int32 [16]        one cache line: expiry ticks of the 8 entries, SEQUENCE, HAND, STATES, REFERENCES
     leases   float64 [8]       0, or until when an entry is being fetched (> 0) or left alone after a failure (< 0)
     rows     int32 [8, words]
 
-Ticks are 1/1024 of the time to live, kept in 32 bits and compared as signed differences: an entry would have to lie
-unread for two million times its time to live before it looked fresh again.
+Ticks are 1/1024 of the time to live, or a millisecond if that is longer. They are kept in 32 bits and compared as
+signed differences: an entry that nobody has read for two million times its time to live (and 24 days) after it expired
+would look fresh again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from flame.features.kernels.jit import Integer, kernel
 
 WAYS = 8
 CONTROL = 16
-TICKS = 1024
 SEQUENCE, HAND, STATES, REFERENCES = 8, 9, 10, 11
 EMPTY, READY, NEGATIVE, RESERVED = 0, 1, 2, 3
 
@@ -60,8 +60,8 @@ def status_of(entries: Entries, slot: Integer, now: float, tick: Integer) -> Int
     state = state_of(entries, slot)
     bits = ROW if state == READY else UNKNOWN if state == NEGATIVE else 0
     if bits:
-        age = np.int32(tick - entries.control[(slot >> 3) * CONTROL + (slot & 7)])
-        if age < TICKS:
+        left = np.int32(entries.control[(slot >> 3) * CONTROL + (slot & 7)] - tick)
+        if left > 0:
             return bits
         bits |= EXPIRED
     lease = entries.leases[slot]
