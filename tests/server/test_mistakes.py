@@ -20,6 +20,7 @@ from flame.server.proto import open_inference_pb2 as pb
 from tests.server.asking import Question, Reply, ask_grpc, ask_http, http_reply, send_grpc
 from tests.server.questions import slow, tensors
 from tests.server.running import Server
+from tests.server.tiny_server import AWAY, DEFECT
 
 Ask = Callable[..., Reply]
 
@@ -200,6 +201,17 @@ def test_a_full_server_refuses_at_once_and_recovers(small_server: Server, ask: A
     assert ask(small_server, GOOD).status in (200, "OK")
 
 
+def test_users_of_one_request_are_let_in_together_or_not_at_all(small_server: Server, ask: Ask) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(ask, small_server, slow(1000))
+        small_server.eventually(lambda: small_server.metric("flame_in_flight") == 1)
+        reply = ask(small_server, Question(tensors(users=2)))
+        check(reply, errors.QueueFull, "user_id[1]")
+        assert busy.result().status in (200, "OK")
+    small_server.eventually(lambda: small_server.metric("flame_in_flight") == 0)
+    assert ask(small_server, Question(tensors(users=2))).status in (200, "OK")
+
+
 @pytest.mark.parametrize("header", ["0", "-3.5"])
 def test_a_deadline_in_a_header(server: Server, header: str) -> None:
     check(ask_http(server, GOOD, {"X-Request-Deadline-Ms": header}), errors.DeadlineExceeded, "deadline")
@@ -220,6 +232,23 @@ def test_the_deadline_of_a_grpc_call_ends_the_work(server: Server) -> None:
     before = ended()
     assert ask_grpc(server, slow(1200), timeout=0.2).status == "DEADLINE_EXCEEDED"
     server.eventually(lambda: ended() == before + 1)
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_a_store_that_cannot_be_read(server: Server, ask: Ask) -> None:
+    check(ask(server, of_user(AWAY)), errors.StoreUnavailable, "does not answer")
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_a_defect_is_logged_in_full_and_answered_with_a_bare_sentence(server: Server, ask: Ask) -> None:
+    reply = ask(server, of_user(DEFECT))
+    check(reply, FlameError, "internal error")
+    assert "secret" not in reply.message
+    server.eventually(lambda: "KeyError: 'a secret of the store'" in server.log)
+
+
+def of_user(user: int) -> Question:
+    return changed(user_id=np.array([[user]]))
 
 
 def test_an_http_client_that_goes_away_cancels_its_request(server: Server) -> None:

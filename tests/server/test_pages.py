@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 
 import grpc
@@ -71,3 +73,16 @@ def test_reflection_tells_the_definition(server: Server) -> None:
         file = database.FindFileContainingSymbol("inference.GRPCInferenceService")
     assert services >= {"inference.GRPCInferenceService", "grpc.health.v1.Health"}
     assert "ModelInferRequest" in {message.name for message in file.message_type}
+
+
+def test_a_connection_serves_many_requests_also_after_errors(server: Server) -> None:
+    connection = http.client.HTTPConnection(server.http, timeout=60)
+    with contextlib.closing(connection):
+        connection.connect()
+        local = connection.sock.getsockname()
+        for body, wanted in ((b'{"user": 1, "candidates": [1]}', 200), (b"{", 400), (b"", 400)) * 3:
+            connection.request("POST", "/v1/rank", body)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == wanted
+            assert connection.sock.getsockname() == local

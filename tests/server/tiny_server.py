@@ -16,6 +16,7 @@ import numpy as np
 
 from flame.config import load
 from flame.engine.presets import preset
+from flame.errors import StoreUnavailable
 from flame.features.store.base import UserRecord
 from flame.features.store.memory import MemoryStore
 from flame.ranker import Ranker
@@ -26,14 +27,22 @@ from flame.server.lifecycle import serve
 MODEL = "preset:tiny-climber"
 ITEMS = 600
 USERS = 50
+AWAY = 9_001
+"""A user for whom the store cannot be read."""
+DEFECT = 9_002
+"""A user who finds a defect of the store."""
 SLOW = 10_000
 """User `SLOW + n` takes the store n milliseconds, and is otherwise user `n % USERS`."""
 
 
 class KnownStore(MemoryStore):
-    """Items 1 to 599 and users 1 to 49 with random features, and users that take as long to read as a test wants."""
+    """Items 1 to 599 and users 1 to 49 with random features, and users that cost time or end in an error."""
 
     def user(self, user: int, events: int, deadline: float | None) -> UserRecord | None:
+        if user == AWAY:
+            raise StoreUnavailable("the store does not answer")
+        if user == DEFECT:
+            raise KeyError("a secret of the store")
         if user >= SLOW:
             time.sleep((user - SLOW) / 1e3)
             user = (user - SLOW) % USERS
