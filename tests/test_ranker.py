@@ -77,8 +77,10 @@ class WatchedPipeline(FeaturePipeline):
     """Checks that every buffer comes back once, spoils it then, and can fail."""
 
     fails = False
+    gathered = 0
 
     def gather(self, request: RankRequest) -> Features:
+        self.gathered += 1
         if self.fails:
             raise StoreUnavailable("the store is on fire")
         features = super().gather(request)
@@ -410,8 +412,13 @@ def test_failing_features_fail_the_request_and_give_the_permit_back(bench) -> No
 
 def test_closing_while_busy_ends_every_request_and_counts_the_cut(bench) -> None:
     one = bench(max_in_flight=30)
-    one.engine.gate.clear()
     request = RankRequest(user=1, candidates=np.arange(1, 5))
+    one.engine.fails = lambda: True
+    with pytest.raises(ExecutionError):
+        one.ranker.rank(request)
+    one.engine.fails = lambda: False
+    assert one.engine.entered.acquire(timeout=60)
+    one.engine.gate.clear()
     answers = [one.ranker.start(request) for _ in range(20)]
     assert one.engine.entered.acquire(timeout=60)
     opening = threading.Thread(target=open_when_stopped, args=(one.ranker._orchestrator, one.engine.gate))
@@ -514,5 +521,5 @@ def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> No
     answer.cancel()
     go.set()
     one.ranker._orchestrator.admission.drain(60)
-    assert one.engine.launches == 0
+    assert one.features.gathered == one.engine.launches == 0
     assert one.clean()
