@@ -6,7 +6,7 @@ PIP = $(BIN)/pip --disable-pip-version-check
 TORCH_CPU = torch==2.13.0+cpu
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-.PHONY: install install-dev demo test test-gpu lint format clean
+.PHONY: install install-dev demo test test-gpu lint format docs clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -44,6 +44,9 @@ lint: install-dev
 format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install-dev
+	$(BIN)/python docs/modules.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import msgspec
@@ -38,3 +39,8 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_architecture_page_lists_every_module_in_its_own_words() -> None:
+    tools = runpy.run_path(str(ROOT / "docs" / "modules.py"))
+    assert tools["PAGE"].read_text() == tools["page"](), "run `make docs`"
