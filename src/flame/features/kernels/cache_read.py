@@ -15,6 +15,7 @@ from flame.features.kernels.entries import (
     EMPTY,
     REFERENCES,
     SEQUENCE,
+    SPINS,
     WAYS,
     Entries,
     sets_of,
@@ -25,7 +26,6 @@ from flame.features.kernels.instructions import fence, load_acquire, prefetch, y
 from flame.features.kernels.jit import Integer, kernel
 
 BLOCK = 32
-SPINS = 64
 
 
 @kernel

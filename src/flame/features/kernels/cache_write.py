@@ -19,6 +19,7 @@ from flame.features.kernels.entries import (
     REFERENCES,
     RESERVED,
     SEQUENCE,
+    SPINS,
     STATES,
     WAYS,
     Entries,
@@ -35,8 +36,6 @@ from flame.features.kernels.instructions import (
     yield_core,
 )
 from flame.features.kernels.jit import Integer, kernel
-
-SPINS = 64
 
 
 @kernel

@@ -26,6 +26,8 @@ from flame.features.kernels.jit import Integer, kernel
 
 WAYS = 8
 CONTROL = 16
+SPINS = 64
+"""Looks at a locked set before another thread is let run."""
 SEQUENCE, HAND, STATES, REFERENCES = 8, 9, 10, 11
 EMPTY, READY, NEGATIVE, RESERVED = 0, 1, 2, 3
 
