@@ -38,7 +38,7 @@ class Server:
         first = self.process.stdout.readline()
         if not first:
             self.process.wait()
-            self._reader.join()
+            self.kill()
             raise AssertionError(f"the server did not start:\n{self.log}")
         ports = json.loads(first)
         self.http = f"127.0.0.1:{ports['http']}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from flame.config import ServerConfig
@@ -69,12 +71,28 @@ def test_a_second_signal_does_not_wait(start: START) -> None:
 def test_connections_that_wait_do_not_hold_up_the_end(start: START) -> None:
     server = start(**EAGER, **{"server.drain_s": 1000})
     host, port = server.http.split(":")
-    with socket.create_connection((host, int(port))) as idle, socket.create_connection((host, int(port))) as half:
+    sent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    with (
+        socket.create_connection((host, int(port))) as idle,
+        socket.create_connection((host, int(port))) as half,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
         idle.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(1000).startswith(b"HTTP/1.1 200")
         half.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter(sent.get, None))
+        sent.put(Question(tensors()).grpc().SerializeToString())
+        assert next(stream)
         server.signal(signal.SIGTERM)
         assert server.ended()["cut"] == 0
+        sent.put(None)  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_taken_ends_the_start(start: START) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AssertionError, match=f"ConfigError: server.grpc_port.*127.0.0.1:{port}"):
+            start(**EAGER, **{"server.grpc_port": port})
 
 
 def test_a_port_that_is_taken_is_named() -> None:

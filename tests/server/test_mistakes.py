@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import zlib
@@ -284,6 +285,19 @@ def test_a_client_that_goes_away_while_it_sends(server: Server) -> None:
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
     assert ask_http(server, GOOD).status == 200
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_bytes_that_are_no_http_and_no_http2(server: Server) -> None:
+    for address in (server.http, server.grpc):
+        host, port = address.split(":")
+        for bad in (b"\x00" * 100, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00" * 50):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(bad)
+                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionError):
+                    while connection.recv(4096):
+                        pass
 
 
 @pytest.mark.parametrize(

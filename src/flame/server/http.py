@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import cast
 
 import uvicorn
-from uvicorn._types import ASGIApplication
 
 from flame.config import ServerConfig
 from flame.errors import ConfigError
@@ -36,7 +34,7 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         self._server = _Uvicorn(
             uvicorn.Config(
-                cast(ASGIApplication, application),
+                application,
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -7,6 +7,7 @@ rest and say how many; close the ranker. A second signal skips the wait.
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -26,6 +27,8 @@ from flame.server.http import HttpServer
 from flame.server.routes import Routes
 from flame.server.service import Service
 
+_print = functools.partial(print, flush=True)
+
 _FLUSH_S = 1.0
 """How long answers that are already made may take to reach their clients."""
 
@@ -44,7 +47,7 @@ def serve(
     config: Config,
     *,
     ready: Callable[[Endpoints], None] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _print,
 ) -> int:
     """Serves `ranker` until a signal ends it; how many requests were cut. Closes the ranker, also on failure.
 

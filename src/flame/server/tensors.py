@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 
 _MOST_DIMENSIONS = 16
 _LARGEST_DIMENSION = 2**31 - 1
-_MOST_ELEMENTS = 2**48
+_LARGEST_EXTENT = 2**48
 _QUOTED = 64
 
 
@@ -42,12 +41,15 @@ def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[An
         raise InvalidTensor(f"tensor {quoted(name)} has datatype {quoted(datatype)}; a ranker takes {_KNOWN}")
     if not 1 <= len(shape) <= _MOST_DIMENSIONS:
         raise InvalidTensor(f"tensor {quoted(name)} has {len(shape)} dimensions; 1 to {_MOST_DIMENSIONS} are possible")
+    count = extent = 1
     for size in shape:
         if not 0 <= size <= _LARGEST_DIMENSION:
             raise InvalidTensor(f"tensor {quoted(name)} has a dimension of {size}; it must lie in [0, 2**31)")
-    if math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:  # zeros hide no size from numpy
+        count *= size
+        extent *= size or 1
+    if extent > _LARGEST_EXTENT:  # numpy refuses such a shape even where a zero makes it empty
         raise InvalidTensor(f"tensor {quoted(name)} has shape {list(shape)}, which no array can have")
-    return dtype, tuple(shape), math.prod(shape)
+    return dtype, tuple(shape), count
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Values:
