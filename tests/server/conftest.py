@@ -13,6 +13,7 @@ from flame.engine.spec import ModelSpec
 from flame.ranker import Ranker
 from flame.server.signature import Signature
 from tests.server.asking import Reply, ask_grpc, ask_http
+from tests.server.questions import GOOD
 from tests.server.running import Server
 from tests.server.tiny_server import MODEL, known_store
 
@@ -66,3 +67,11 @@ def small_server(start: Callable[..., Server]) -> Server:
 def ask(request: pytest.FixtureRequest) -> Callable[..., Reply]:
     """Asks a server over the protocol of the test: `ask(server, question)`."""
     return {"http": ask_http, "grpc": ask_grpc}[request.param]
+
+
+@pytest.fixture
+def still_serves(server: Server) -> Iterator[None]:
+    """The same server answers a good request over both protocols afterwards."""
+    yield
+    assert ask_http(server, GOOD).status == 200
+    assert ask_grpc(server, GOOD).status == "OK"

@@ -1,4 +1,4 @@
-"""Requests for the tiny model: random ones, and what the oracle answers."""
+"""Requests for the tiny model, what the oracle answers, and what an error looks like."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flame.errors import FlameError
 from flame.ranker import Ranker
 from flame.server.oip import InferRequest
 from flame.server.signature import Signature
@@ -55,3 +56,19 @@ def difference(one: dict[str, NDArray[np.float32]], other: Reply) -> float:
     if any(mine.shape != theirs.shape for mine, theirs in pairs):
         return float("inf")
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)
+
+
+GOOD = Question(tensors())
+
+
+def changed(**inputs: Any) -> Question:
+    """The good request with some inputs replaced, or taken out where the value is None."""
+    given = {name: values for name, values in (GOOD.inputs | inputs).items() if values is not None}
+    return Question(given)
+
+
+def check(reply: Reply, error: type[FlameError], said: str) -> None:
+    """Asserts that a reply is this error, with the status of its protocol, and says so."""
+    assert reply.kind == error.kind, reply
+    assert reply.status in (error.http_status, error.grpc_code)
+    assert said in reply.message

@@ -33,7 +33,7 @@ def busy_with(server: Server, pool: ThreadPoolExecutor, question: Question) -> l
 def test_requests_in_flight_are_answered_and_new_ones_are_not_taken(start: START) -> None:
     server = start(**EAGER)
     with ThreadPoolExecutor(2) as pool:
-        futures = busy_with(server, pool, slow(1000))
+        futures = busy_with(server, pool, slow(2000))
         server.signal(signal.SIGTERM)
         server.eventually(lambda: "Shutting down: 2 requests" in server.log)
         refused = [ask_grpc(server, Question(tensors())).status]
@@ -48,7 +48,7 @@ def test_requests_in_flight_are_answered_and_new_ones_are_not_taken(start: START
 def test_what_is_not_done_in_time_is_cut_and_counted(start: START) -> None:
     server = start(**EAGER, **{"server.drain_s": 0.3})
     with ThreadPoolExecutor(2) as pool:
-        futures = busy_with(server, pool, slow(1500))
+        futures = busy_with(server, pool, slow(2000))
         server.signal(signal.SIGINT)
         replies = [future.result() for future in futures]
     assert {reply.status for reply in replies} == {503, "UNAVAILABLE"}
@@ -60,7 +60,7 @@ def test_what_is_not_done_in_time_is_cut_and_counted(start: START) -> None:
 def test_a_second_signal_does_not_wait(start: START) -> None:
     server = start(**EAGER, **{"server.drain_s": 60})
     with ThreadPoolExecutor(2) as pool:
-        futures = busy_with(server, pool, slow(1500))
+        futures = busy_with(server, pool, slow(2000))
         server.signal(signal.SIGTERM)
         server.eventually(lambda: "Shutting down" in server.log)
         server.signal(signal.SIGTERM)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,22 +14,12 @@ import numpy as np
 import pytest
 
 from flame import errors
-from flame.errors import FlameError
 from flame.server.proto import open_inference_pb2 as pb
-from tests.server.asking import Question, Reply, ask_grpc, ask_http, http_reply, send_grpc
-from tests.server.questions import slow, tensors
+from tests.server.asking import Question, Reply, http_reply, send_grpc
+from tests.server.questions import GOOD, changed, check, tensors
 from tests.server.running import Server
-from tests.server.tiny_server import AWAY, DEFECT
 
 Ask = Callable[..., Reply]
-
-GOOD = Question(tensors())
-
-
-def changed(**inputs: Any) -> Question:
-    """The good request with some inputs replaced, or taken out where the value is None."""
-    given = {name: values for name, values in (GOOD.inputs | inputs).items() if values is not None}
-    return Question(given)
 
 
 def history(events: int, action: int = 1, step: int = 1) -> dict[str, Any]:
@@ -41,20 +29,6 @@ def history(events: int, action: int = 1, step: int = 1) -> dict[str, Any]:
         "history_actions": np.full((1, events), action),
         "history_timestamps": times,
     }
-
-
-def check(reply: Reply, error: type[FlameError], said: str) -> None:
-    assert reply.kind == error.kind, reply
-    assert reply.status in (error.http_status, error.grpc_code)
-    assert said in reply.message
-
-
-@pytest.fixture
-def still_serves(server: Server) -> Iterator[None]:
-    """The same server answers a good request over both protocols afterwards."""
-    yield
-    assert ask_http(server, GOOD).status == 200
-    assert ask_grpc(server, GOOD).status == "OK"
 
 
 ids = GOOD.inputs["candidates"]
@@ -152,141 +126,6 @@ def test_a_tensor_given_twice(server: Server) -> None:
     check(send_grpc(server, message.SerializeToString()), errors.InvalidTensor, "'user_id' is given twice")
 
 
-def test_a_body_over_the_limit(small_server: Server) -> None:
-    large = b" " * 5000
-    status, body, headers = small_server.request("POST", "/v1/rank", large)
-    check(Reply(status, **_error(body)), errors.BodyTooLarge, "4096")
-    assert headers["Connection"] == "close"
-    reply = send_grpc(small_server, large)
-    assert reply.status == errors.BodyTooLarge.grpc_code
-    assert "4096" in reply.message
-    assert ask_http(small_server, GOOD).status == 200
-    assert ask_grpc(small_server, GOOD).status == "OK"
-
-
-def test_a_body_over_the_limit_is_not_read(small_server: Server) -> None:
-    """Not one byte of the body is sent, and the answer comes all the same."""
-    host, port = small_server.http.split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_body_that_grows_over_the_limit(small_server: Server) -> None:
-    host, port = small_server.http.split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        connection.sendall((b"400\r\n" + b" " * 0x400 + b"\r\n") * 5)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_small_body_that_unpacks_over_the_limit(small_server: Server) -> None:
-    bomb = zlib.compress(b" " * 10_000_000, 9)[:4000]
-    status, body, _ = small_server.request("POST", "/v1/rank", bomb, {"Content-Encoding": "deflate"})
-    check(Reply(status, **_error(body)), errors.BodyTooLarge, "4096")
-    status, body, _ = small_server.request("POST", "/v1/rank", b"{}", {"Content-Encoding": "gzip"})
-    check(Reply(status, **_error(body)), errors.MalformedRequest, "gzip")
-    status, body, _ = small_server.request("POST", "/v1/rank", b"{}", {"Content-Encoding": "br"})
-    check(Reply(status, **_error(body)), errors.MalformedRequest, "'br'")
-
-
-def test_a_full_server_refuses_at_once_and_recovers(small_server: Server, ask: Ask) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        busy = [pool.submit(ask, small_server, slow(1500)) for _ in range(2)]
-        small_server.eventually(lambda: small_server.metric("flame_in_flight") == 2)
-        check(ask(small_server, GOOD), errors.QueueFull, "2 requests")
-        path, body, headers = GOOD.http()
-        status, _, answer = small_server.request("POST", path, body, headers)
-        assert (status, answer["Retry-After"]) == (429, "1")
-        assert {future.result().status for future in busy} <= {200, "OK"}
-    assert ask(small_server, GOOD).status in (200, "OK")
-
-
-def test_users_of_one_request_are_let_in_together_or_not_at_all(small_server: Server, ask: Ask) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(ask, small_server, slow(1000))
-        small_server.eventually(lambda: small_server.metric("flame_in_flight") == 1)
-        reply = ask(small_server, Question(tensors(users=2)))
-        check(reply, errors.QueueFull, "user_id[1]")
-        assert busy.result().status in (200, "OK")
-    small_server.eventually(lambda: small_server.metric("flame_in_flight") == 0)
-    assert ask(small_server, Question(tensors(users=2))).status in (200, "OK")
-
-
-@pytest.mark.parametrize("header", ["0", "-3.5"])
-def test_a_deadline_in_a_header(server: Server, header: str) -> None:
-    check(ask_http(server, GOOD, {"X-Request-Deadline-Ms": header}), errors.DeadlineExceeded, "deadline")
-    path = ("POST", "/v1/rank", json.dumps({"user": 1, "candidates": [1]}).encode())
-    status, body, _ = server.request(*path, {"X-Request-Deadline-Ms": header})
-    check(Reply(status, **_error(body)), errors.DeadlineExceeded, "deadline")
-
-
-def test_a_header_that_is_no_deadline(server: Server) -> None:
-    check(ask_http(server, GOOD, {"X-Request-Deadline-Ms": "soon"}), errors.MalformedRequest, "'soon'")
-
-
-def test_the_deadline_of_a_grpc_call_ends_the_work(server: Server) -> None:
-    def ended() -> float:
-        kinds = ("cancelled", "deadline_exceeded")
-        return sum(server.metric("flame_requests_total", outcome=kind, protocol="grpc") for kind in kinds)
-
-    before = ended()
-    assert ask_grpc(server, slow(1200), timeout=0.2).status == "DEADLINE_EXCEEDED"
-    server.eventually(lambda: ended() == before + 1)
-
-
-@pytest.mark.usefixtures("still_serves")
-def test_a_store_that_cannot_be_read(server: Server, ask: Ask) -> None:
-    check(ask(server, of_user(AWAY)), errors.StoreUnavailable, "does not answer")
-
-
-@pytest.mark.usefixtures("still_serves")
-def test_a_defect_is_logged_in_full_and_answered_with_a_bare_sentence(server: Server, ask: Ask) -> None:
-    reply = ask(server, of_user(DEFECT))
-    check(reply, FlameError, "internal error")
-    assert "secret" not in reply.message
-    server.eventually(lambda: "KeyError: 'a secret of the store'" in server.log)
-
-
-def of_user(user: int) -> Question:
-    return changed(user_id=np.array([[user]]))
-
-
-def test_an_http_client_that_goes_away_cancels_its_request(server: Server) -> None:
-    server.eventually(lambda: server.metric("flame_in_flight") == 0)
-    before = server.metric("flame_requests_total", outcome="cancelled", protocol="http")
-    path, body, headers = slow(700).http()
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    host, port = server.http.split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        lines = f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
-        connection.sendall(lines.encode() + body)
-        server.eventually(lambda: server.metric("flame_in_flight") == 1)
-    server.eventually(lambda: server.metric("flame_requests_total", outcome="cancelled", protocol="http") == before + 1)
-    server.eventually(lambda: server.metric("flame_in_flight") == 0)
-    assert ask_http(server, GOOD).status == 200
-
-
-def test_a_grpc_client_that_goes_away_cancels_its_request(server: Server) -> None:
-    server.eventually(lambda: server.metric("flame_in_flight") == 0)
-    before = server.metric("flame_requests_total", outcome="cancelled", protocol="grpc")
-    with grpc.insecure_channel(server.grpc) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        future = call.future(slow(700).grpc().SerializeToString())
-        server.eventually(lambda: server.metric("flame_in_flight") == 1)
-        future.cancel()
-    server.eventually(lambda: server.metric("flame_requests_total", outcome="cancelled", protocol="grpc") == before + 1)
-    server.eventually(lambda: server.metric("flame_in_flight") == 0)
-    assert ask_grpc(server, GOOD).status == "OK"
-
-
-def test_a_client_that_goes_away_while_it_sends(server: Server) -> None:
-    host, port = server.http.split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
-    assert ask_http(server, GOOD).status == 200
-
-
 @pytest.mark.usefixtures("still_serves")
 def test_bytes_that_are_no_http_and_no_http2(server: Server) -> None:
     for address in (server.http, server.grpc):
@@ -305,8 +144,7 @@ def test_bytes_that_are_no_http_and_no_http2(server: Server) -> None:
     [("GET", "/v3"), ("POST", "/v2"), ("GET", "/v1/rank"), ("DELETE", "/"), ("GET", "/v2/models/a/b/c")],
 )
 def test_a_call_that_does_not_exist(server: Server, method: str, path: str) -> None:
-    status, body, _ = server.request(method, path)
-    check(Reply(status, **_error(body)), errors.UnknownRoute, f"{method} '{path}'")
+    check(http_reply(*server.request(method, path)), errors.UnknownRoute, f"{method} '{path}'")
 
 
 def test_a_grpc_call_that_does_not_exist(server: Server) -> None:
@@ -324,10 +162,4 @@ def test_an_unknown_model_in_calls_that_only_look_up(server: Server, call: str) 
         channel.unary_unary(f"/inference.GRPCInferenceService/{call}")(request.SerializeToString())
     assert (caught.value.code().name, "'climbr'" in caught.value.details()) == ("NOT_FOUND", True)
     end = {"ModelReady": "/ready", "ModelMetadata": "", "ModelConfig": "/config", "ModelStatistics": "/stats"}[call]
-    status, body, _ = server.request("GET", f"/v2/models/climbr{end}")
-    check(Reply(status, **_error(body)), errors.UnknownModel, "'climbr'")
-
-
-def _error(body: bytes) -> dict[str, str]:
-    content = json.loads(body)
-    return {"kind": content["kind"], "message": content["error"]}
+    check(http_reply(*server.request("GET", f"/v2/models/climbr{end}")), errors.UnknownModel, "'climbr'")
