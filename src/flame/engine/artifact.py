@@ -1,6 +1,7 @@
 """A built engine on disk: what the backend wrote, what it was built from, and what its profiles cost.
 
-    artifact.json     identity, hashes of the files, costs
+    artifact.json     identity, hashes of the files, costs; written last
+    .lock             held by whoever builds
     ...               the backend's files
 
 The identity says for which weights, spec, precision, backend, versions and machine an artifact is good. Its
@@ -9,14 +10,16 @@ fingerprint names the default folder, so artifacts of other models, versions or 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from flame.engine.folder import replaced_folder
 from flame.engine.spec import Profile, ProfileCost
 from flame.errors import ArtifactMismatch
 
@@ -77,23 +80,42 @@ def read(folder: Path, identity: Identity) -> Artifact | None:
     return found
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps other builders out of it, threads and processes alike; waits for them first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write(folder: Path, identity: Identity, built: Path) -> Artifact:
-    """Makes `folder` an artifact of the files in `built`, whole or not at all; two processes may do so at once."""
-    files = {path.name: path.read_bytes() for path in sorted(built.iterdir())}
-    artifact = Artifact(
-        _FORMAT, dict(identity), {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    )
-    _replace(folder, artifact, files)
+    """Makes `folder` an artifact of the files in `built`; the caller holds the lock.
+
+    Every file is put in its place whole, and `artifact.json` after all others: a reader finds the old artifact, the
+    new one, or in between a file that it calls damaged, and never runs one that does not belong to what it read.
+    """
+    old = _files_of(folder)
+    names = sorted(path.name for path in built.iterdir())
+    for name in names:
+        with _replacing(folder / name) as new:
+            shutil.copyfile(built / name, new)
+    artifact = Artifact(_FORMAT, dict(identity), {name: _digest(built / name) or "" for name in names})
+    _write_json(folder, artifact)
+    for name in old - set(names):
+        (folder / name).unlink(missing_ok=True)
     return artifact
 
 
-def add_costs(folder: Path, artifact: Artifact, threads: int, costs: Costs) -> Artifact:
-    """Writes costs into the artifact, beside those it has."""
-    merged = {number: dict(known) for number, known in artifact.costs.items()}
-    merged.setdefault(str(threads), {}).update({str(profile): cost for profile, cost in costs.items()})
-    updated = msgspec.structs.replace(artifact, costs=merged)
-    _write_json(folder / ARTIFACT_FILE, updated)
-    return updated
+def add_costs(folder: Path, identity: Identity, threads: int, costs: Costs) -> None:
+    """Writes costs into the artifact, beside those it has by now."""
+    with locked(folder):
+        artifact = read(folder, identity)
+        if artifact is None:
+            return
+        merged = {number: dict(known) for number, known in artifact.costs.items()}
+        merged.setdefault(str(threads), {}).update({str(profile): cost for profile, cost in costs.items()})
+        _write_json(folder, msgspec.structs.replace(artifact, costs=merged))
 
 
 _REMEDY = "build it again (flame build --force), or name another folder in engine.artifact"
@@ -120,21 +142,32 @@ def _short(value: str | None) -> str:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
 
 
-def _replace(folder: Path, artifact: Artifact, files: Mapping[str, bytes]) -> None:
-    with replaced_folder(folder) as new:
-        for name, data in files.items():
-            (new / name).write_bytes(data)
-        _write_json(new / ARTIFACT_FILE, artifact)
+def _files_of(folder: Path) -> set[str]:
+    """The files that an artifact in `folder` names, whatever it was built for; none where it cannot be read."""
+    try:
+        return set(msgspec.json.decode((folder / ARTIFACT_FILE).read_bytes(), type=Artifact).files)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return set()
 
 
-def _write_json(path: Path, artifact: Artifact) -> None:
-    """Through a file of another name, so that a reader sees the old or the new one."""
-    text = msgspec.json.format(msgspec.json.encode(artifact), indent=2)
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file of another name to write, which then takes this one's place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(text + b"\n")
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_json(folder: Path, artifact: Artifact) -> None:
+    text = msgspec.json.format(msgspec.json.encode(artifact), indent=2)
+    with _replacing(folder / ARTIFACT_FILE) as new:
+        new.write_bytes(text + b"\n")

@@ -96,18 +96,25 @@ def _folder(config: EngineConfig, build: _Build) -> Path:
 
 
 def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> artifacts.Artifact:
-    """What is in `folder`, or what is built into it now."""
+    """What is in `folder`, or what is built into it now; of two builders at once, the second finds the first's."""
     found = None if force else artifacts.read(folder, build.identity)
-    if found:
-        _log.info("%s: loaded the artifact %s", build.name, folder)
-        return found
+    if not found:
+        with artifacts.locked(folder):
+            found = None if force else artifacts.read(folder, build.identity)
+            if not found:
+                return _built(build, folder, report)
+    _log.info("%s: loaded the artifact %s", build.name, folder)
+    return found
+
+
+def _built(build: _Build, folder: Path, report: Progress) -> artifacts.Artifact:
     report(f"building {build.name}", 0, 1)
     with tempfile.TemporaryDirectory(prefix="flame-") as work:
         build.backend.prepare(build.package, build.profiles, Path(work))
-        built = artifacts.write(folder, build.identity, Path(work))
+        artifact = artifacts.write(folder, build.identity, Path(work))
     report(f"building {build.name}", 1, 1)
     _log.info("%s: wrote the artifact %s", build.name, folder)
-    return built
+    return artifact
 
 
 def _costs(
@@ -122,5 +129,13 @@ def _costs(
         known[profile] = measure_cost(engine, profile)
     if missing:
         report("measuring profiles", len(missing), len(missing))
-        artifacts.add_costs(folder, artifact, threads, {profile: known[profile] for profile in missing})
+        _keep_costs(build, folder, {profile: known[profile] for profile in missing})
     return {profile: known[profile] for profile in build.profiles}
+
+
+def _keep_costs(build: _Build, folder: Path, costs: artifacts.Costs) -> None:
+    """Adds costs to the artifact; where it cannot be written, they are measured again next time."""
+    try:
+        artifacts.add_costs(folder, build.identity, build.target.threads, costs)
+    except OSError as error:
+        _log.warning("costs cannot be kept in the artifact %s: %s", folder, error)

@@ -47,12 +47,15 @@ def config_header(constants: Mapping[str, Constant]) -> str:
     return "\n".join(["#pragma once", "namespace flame::config {", *lines, "}", ""])
 
 
-def compile_library(source: str, constants: Mapping[str, Constant], library: Path) -> None:
+def compile_library(
+    source: str, constants: Mapping[str, Constant], library: Path, extra_flags: Sequence[str] = ()
+) -> None:
     """Compiles `source`, one of the files in `SOURCES`, with these constants into `library`. Raises `CompileError`."""
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="flame-build-") as folder:
         Path(folder, "config.h").write_text(config_header(constants), encoding="utf-8")
-        command = [compiler, *FLAGS, f"-I{folder}", f"-I{SOURCES}", str(SOURCES / source), "-o", str(library)]
+        options = [*FLAGS, *extra_flags, f"-I{folder}", f"-I{SOURCES}"]
+        command = [compiler, *options, str(SOURCES / source), "-o", str(library)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise CompileError(f"{' '.join(command)} failed with status {answer.returncode}:\n{answer.stderr[-4000:]}")
