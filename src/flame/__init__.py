@@ -1,3 +1,48 @@
-"""FLAME: online serving for generative-recommendation rankers."""
+"""FLAME: online serving for generative-recommendation rankers.
+
+    import numpy as np
+    from flame import RankRequest, Ranker
+
+    with Ranker.load("preset:tiny-climber") as ranker:
+        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 101)))
+
+Names are imported when they are first used: `import flame` alone loads neither torch nor a server.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flame.config import Config
+    from flame.errors import FlameError
+    from flame.ranker import Ranker
+    from flame.records import FeatureCounts, History, RankRequest, RankResponse, StageTimes
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "FeatureCounts",
+    "FlameError",
+    "History",
+    "RankRequest",
+    "RankResponse",
+    "Ranker",
+    "StageTimes",
+    "__version__",
+]
+
+_HOME = {
+    "Config": "config",
+    "FlameError": "errors",
+    "Ranker": "ranker",
+    **dict.fromkeys(["FeatureCounts", "History", "RankRequest", "RankResponse", "StageTimes"], "records"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'flame' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"flame.{_HOME[name]}"), name)
