@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-
-from flame.bench.load.client import Reply
-from flame.bench.load.http_client import Answer
 
 Handler = Callable[[int, bytes], Awaitable[bytes | None]]
 
 
 def response(body: bytes, status: str = "200 OK", extra: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{extra}\r\n".encode() + body
-
-
-def judge(answer: Answer) -> Reply:
-    """As the real one: a good answer has stages, a bad one names its kind."""
-    content = json.loads(answer.body)
-    if answer.status == 200:
-        return Reply("ok", content["stages"])
-    return Reply(content["kind"])
 
 
 def message(body: bytes = b"hello") -> bytes:
@@ -71,7 +59,6 @@ class Http:
     """What the tests need of the above, as one fixture (test folders are no packages here)."""
 
     response = staticmethod(response)
-    judge = staticmethod(judge)
     message = staticmethod(message)
     server = staticmethod(little_server)
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from flame.bench.load.arrivals import MOST_ARRIVALS, poisson
 from flame.bench.load.generator import Generator, Message
 from flame.bench.load.http_client import HttpClient
+from flame.bench.load.http_connections import Connections
 from flame.bench.load.record import Outcome, Window, summarise
 from flame.errors import ConfigError
 
-GOOD = json.dumps({"stages": {"compute": 7.0}}).encode()
+GOOD = b'{"times_ms": {"compute": 0.007}}'
+
+
+def loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs it in the event loop that `flame load` uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def drive(http: Any, handler: Any, *, due: Any = None, timeout_s: float = 5.0, connections: int = 64, **closed: Any):
@@ -24,13 +32,13 @@ def drive(http: Any, handler: Any, *, due: Any = None, timeout_s: float = 5.0, c
 
     async def run() -> list[Outcome]:
         async with http.server(handler) as port:
-            client = HttpClient("127.0.0.1", port, http.judge, connections)
+            client = HttpClient("127.0.0.1", port, json=True, connections=connections)
             generator = Generator(client, [Message(http.message(), 10)], timeout_s)
             outcomes = await (generator.open_loop(due) if due is not None else generator.closed_loop(**closed))
             await client.close()
             return outcomes
 
-    return asyncio.run(run())
+    return loop(run())
 
 
 def test_a_stall_shows_in_open_loop_and_hides_in_closed_loop(http: Any) -> None:
@@ -101,18 +109,18 @@ def test_a_timed_out_answer_is_never_taken_for_the_next_one(http: Any) -> None:
 
     async def run() -> None:
         async with http.server(handler) as port:
-            client = HttpClient("127.0.0.1", port, lambda answer: (answer.body, {}))  # type: ignore[arg-type, return-value]
+            connections = Connections("127.0.0.1", port, most=4)
             for index in range(30):
                 body = b"%d" % index
                 try:
                     async with asyncio.timeout(0.1):
-                        reply = await client.send(http.message(body))
-                        seen.append((body, reply[0]))
+                        answer = await connections.ask(http.message(body))
+                        seen.append((body, answer.body))
                 except TimeoutError:
                     continue
-            await client.close()
+            connections.close()
 
-    asyncio.run(run())
+    loop(run())
     assert len(seen) == 20
     assert all(asked == answered for asked, answered in seen)
 
@@ -121,28 +129,20 @@ def test_a_timed_out_answer_is_never_taken_for_the_next_one(http: Any) -> None:
     ("raw", "kind"),
     [
         (b"this is not http\r\n\r\n", "disconnected"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort", "disconnected"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort", "timeout"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "bad_answer"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n\xff\xfe{", "bad_answer"),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops", "http_502"),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\n[]", "http_500"),
     ],
-    ids=["garbage", "cut short"],
+    ids=["no http", "cut short", "no times", "no text", "a gateway's error", "an error of another shape"],
 )
 def test_broken_answers_are_errors_of_one_request(http: Any, raw: bytes, kind: str) -> None:
-    async def handler(count: int, body: bytes) -> bytes | None:
+    async def handler(count: int, body: bytes) -> bytes:
         return raw if count == 0 else http.response(GOOD)
 
-    async def run() -> list[str]:
-        async with http.server(handler) as port:
-            client = HttpClient("127.0.0.1", port, http.judge)
-            outcomes = []
-            for _ in range(3):
-                try:
-                    async with asyncio.timeout(0.3):
-                        outcomes.append((await client.send(http.message())).outcome)
-                except TimeoutError:
-                    outcomes.append("disconnected")
-            await client.close()
-            return outcomes
-
-    assert asyncio.run(run()) == [kind, "ok", "ok"]
+    outcomes = drive(http, handler, callers=1, duration_s=9.0, most=3, timeout_s=0.3)
+    assert [one.reply.outcome for one in outcomes] == [kind, "ok", "ok"]
 
 
 def test_a_chunked_answer_and_one_that_closes_are_read(http: Any) -> None:
@@ -161,9 +161,9 @@ def test_nobody_listens() -> None:
         port = server.sockets[0].getsockname()[1]
         server.close()
         await server.wait_closed()
-        return (await HttpClient("127.0.0.1", port, lambda _: None).send(b"x")).outcome  # type: ignore[arg-type, return-value]
+        return (await HttpClient("127.0.0.1", port, json=True, connections=1).send(b"x")).outcome
 
-    assert asyncio.run(run()) == "cannot_connect"
+    assert loop(run()) == "cannot_connect"
 
 
 def test_closed_loop_keeps_so_many_in_flight_and_stops_at_the_count(http: Any) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from flame.bench.timing import interleaved
 from flame.bench.workloads import SCENARIOS
 from flame.config import Config
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.backends.registry import NAMES
 from flame.engine.build import build
 from flame.engine.flops import needed_encode_flops, needed_flops, needed_score_flops
 from flame.engine.package import ModelPackage, load
@@ -79,16 +80,21 @@ class Variant:
 
 
 def run(bench: EngineBench, config: Config, threads: int, show: Show) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows and facts of the run. Raises `ConfigError` for an unknown scenario and what the oracle's build raises."""
-    unknown = [name for name in bench.scenarios if name not in PRESETS]
-    if unknown:
-        raise ConfigError(f"there is no scenario {unknown[0]!r} here; scenarios are {', '.join(PRESETS)}")
+    """Rows and facts of the run. Raises `ConfigError` for an unknown name and what the oracle's build raises."""
+    _check_names("scenario", bench.scenarios, PRESETS)
+    _check_names("variant", bench.variants, [name for name in NAMES if name != "auto"])
     cases = [(scenario, users) for scenario in bench.scenarios for users in bench.users]
     rows: list[dict[str, Any]] = []
     for scenario, users in cases:
         with tempfile.TemporaryDirectory(prefix="flame-bench-") as folder:
             rows += _Case(bench, config, scenario, users, threads, Path(folder), show).rows()
     return rows, {"threads": threads, "rounds": bench.rounds, "seed": bench.seed, "matrix_size": MATRIX_SIZE}
+
+
+def _check_names(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"there is no {what} {name!r} here; there are {', '.join(known)}")
 
 
 class _Case:

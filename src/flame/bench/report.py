@@ -45,14 +45,16 @@ def print_table(title: str, rows: Sequence[Row], stream: TextIO | None = None) -
     from rich.table import Table
 
     stream = stream or sys.stdout
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if _is_cell(value)))
+    columns = list(
+        dict.fromkeys(key for row in rows for key, value in row.items() if value is not None and _is_cell(value))
+    )
     table = Table(title=title, title_justify="left")
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(text_of(row.get(column)) for column in columns))
-    Console(file=stream, width=None if stream.isatty() else 240, highlight=False).print(table)
+    Console(file=stream, width=None if stream.isatty() else 1000, highlight=False).print(table)
 
 
 def text_of(value: object) -> str:

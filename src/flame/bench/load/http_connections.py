@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import httptools
 
@@ -39,7 +40,8 @@ class Connection(asyncio.Protocol):
 
     def ask(self, message: bytes) -> asyncio.Future[Answer]:
         """Writes a whole request; the future gives its answer or raises `ConnectionError`."""
-        assert self._transport is not None
+        if self._transport is None:
+            raise ConnectionError("the server closed the connection")
         assert self._waiter is None, "one request at a time"
         self._waiter = asyncio.get_running_loop().create_future()
         self._answer, self._parts = Answer(), []
@@ -51,8 +53,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         try:
