@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def serving(model: Path, store: Path, options: Sequence[str] = ()) -> Iterator[R
                 errors.seek(0)
                 raise ServerFailed(f"the server ended with exit code {process.wait()}: {errors.read()[-2000:].strip()}")
             place = msgspec.json.decode(line)
-            yield RankClient(place["host"], place["http_port"])
+            with closing(RankClient(place["host"], place["http_port"])) as client:
+                yield client
         finally:
             _stop(process)
 
@@ -75,3 +76,7 @@ class RankClient:
             raise ServerFailed(f"POST /v1/rank for user {user}: {response.status} {content[:500].decode()}")
         answer: dict[str, Any] = msgspec.json.decode(content)
         return answer
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()

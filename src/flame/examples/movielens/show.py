@@ -44,8 +44,9 @@ def _best(ranking: Ranking, data: Dataset) -> Table:
     later = dict(zip(case.later.items.tolist(), case.later.ratings.tolist(), strict=True))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(justify="right", min_width=2)
-    table.add_column(f"the best of {len(ranking.candidates)} movies", no_wrap=True, max_width=36)
-    table.add_column("genres", no_wrap=True, max_width=18)
+    table.add_column(f"the best of {len(ranking.candidates)} movies", no_wrap=True, max_width=26)
+    table.add_column("year", min_width=4)
+    table.add_column("genres", no_wrap=True, max_width=12)
     table.add_column("like", justify="right", min_width=5)
     table.add_column("watch", justify="right", min_width=5)
     table.add_column("later", min_width=5)
@@ -53,5 +54,5 @@ def _best(ranking: Ranking, data: Dataset) -> Table:
         movie = data.movies[ranking.candidates[position]]
         stars = "★" * later[movie.item] if movie.item in later else ""
         shown = [f"{scores[task][position]:.3f}" for task in ("like", "watch")]
-        table.add_row(str(place), str(movie), ", ".join(movie.genres[:2]), *shown, stars)
+        table.add_row(str(place), movie.title, str(movie.year or ""), ", ".join(movie.genres[:2]), *shown, stars)
     return table
