@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except FlameError as error:
         if args.debug:
             raise
