@@ -64,7 +64,7 @@ def test_a_stall_shows_in_open_loop_and_hides_in_closed_loop(http: Any) -> None:
     assert row["ms_max"] >= 500
 
     closed = drive(http, stalling(), callers=1, duration_s=2.0, most=10_000)
-    late = [one for one in closed if one.done - one.due > 0.1]
+    late = [one for one in closed if one.done - one.due > 0.4]
     assert len(late) == 1, "a closed loop sends nothing during the stall: this is what open loop is for"
     assert np.percentile([one.done - one.due for one in closed], 99) < 0.4
 

@@ -27,12 +27,12 @@ def search(p99_ms: float, first: float, **options: float) -> Search:
     async def probe(rate: float, seconds: float) -> tuple[list[Outcome], Window]:
         return queue(rate, seconds, **options), Window(0, seconds)
 
-    found = Search(probe, p99_ms, step_s=60, confirm_s=300)
+    found = Search(probe, p99_ms, step_s=40, confirm_s=120)
     found.best = asyncio.run(found.run(first))  # type: ignore[attr-defined]
     return found
 
 
-@pytest.mark.parametrize("first", [3.0, 60.0, 99.0, 5000.0])
+@pytest.mark.parametrize("first", [3.0, 60.0, 5000.0])
 def test_the_highest_rate_is_found_from_any_start(first: float) -> None:
     """M/D/1, service 10 ms: P(wait > 4 services) = 1 % at a load of 0.57 (Cramer-Lundberg), so 57 per second."""
     found = search(50.0, first)
