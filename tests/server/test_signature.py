@@ -47,6 +47,16 @@ def test_every_user_gets_a_request_of_their_own(signature: Signature) -> None:
     assert np.shape(second.context["battery"]) == ()
 
 
+def test_too_many_users_are_refused_before_anything_is_made_for_them(
+    signature: Signature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body of 16 MiB has room for two million users: a record for each would hold up everybody else."""
+    assert len(signature.requests(request(inputs()), most=2)) == 2
+    monkeypatch.setattr(Signature, "_request", lambda *_: pytest.fail("a request was made"))
+    with pytest.raises(InvalidTensor, match="2 users; this server takes 1"):
+        signature.requests(request(inputs()), most=1)
+
+
 def test_arrays_are_plain_memory_whatever_came_in(signature: Signature) -> None:
     frozen = {
         name: np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape) for name, values in inputs().items()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flame.config import Config
-from flame.errors import FlameError, InvalidTensor, ShuttingDown, UnknownModel
+from flame.errors import FlameError, ShuttingDown, UnknownModel
 from flame.records import RankRequest, RankResponse
 from flame.server import describe
 from flame.server.oip import InferRequest, InferResponse
@@ -64,12 +64,7 @@ class Service:
         """
         self.check_model(request.model, request.version)
         with self._call():
-            requests = self.signature.requests(request)
-            if len(requests) > self.max_users:
-                raise InvalidTensor(
-                    f"tensor 'user_id' has {len(requests)} users; this server takes {self.max_users} in a request"
-                )
-            responses = await self._answer(requests)
+            responses = await self._answer(self.signature.requests(request, self.max_users))
         return InferResponse(
             model=self.spec.name,
             version=self.spec.version,

@@ -64,8 +64,10 @@ class Signature:
         if taken:
             raise PackageError(f"context features {taken} have the names of input tensors; rename them")
 
-    def requests(self, request: InferRequest) -> list[RankRequest]:
+    def requests(self, request: InferRequest, most: int | None = None) -> list[RankRequest]:
         """One `RankRequest` per user, in order. Raises `InvalidTensor`; what values mean is for the ranker to check.
+
+        More users than `most` are refused before anything is made for any of them.
 
         Arrays are copied out of the bytes that came in: plain writable memory is what compiled code is compiled for,
         and the bytes need not be kept.
@@ -73,7 +75,10 @@ class Signature:
         if len(set(request.outputs)) != len(request.outputs):
             raise InvalidTensor(f"an output is asked for twice in {list(request.outputs)}")
         inputs = self._checked(request.inputs)
-        return [self._request(request, inputs, user) for user in range(len(inputs["user_id"]))]
+        users = len(inputs["user_id"])
+        if most is not None and users > most:
+            raise InvalidTensor(f"tensor 'user_id' has {users} users; this server takes {most} in a request")
+        return [self._request(request, inputs, user) for user in range(users)]
 
     def _request(self, request: InferRequest, inputs: Mapping[str, Values], user: int) -> RankRequest:
         return RankRequest(
