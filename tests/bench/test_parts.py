@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flame.bench import engine
+from flame.bench import engine, variants
 from flame.bench.distributions import Choice
 from flame.bench.engine import EngineBench
 from flame.bench.workloads import Scenario
@@ -28,8 +28,8 @@ SETTINGS = Config(engine=EngineConfig(threads=1))
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scenario "base" on a small model."""
-    monkeypatch.setitem(engine.PRESETS, "base", "preset:tiny-climber")
-    monkeypatch.setitem(engine.SCENARIOS, "base", Scenario(37, Choice((23,))))
+    monkeypatch.setitem(variants.PRESETS, "base", "preset:tiny-climber")
+    monkeypatch.setitem(variants.SCENARIOS, "base", Scenario(37, Choice((23,))))
     monkeypatch.setattr(engine, "MATRIX_SIZE", 128)
 
 
@@ -66,7 +66,7 @@ def test_a_variant_that_gives_other_scores_gets_a_reason_and_no_times(
         chosen = wrong if settings.backend == "openvino" else package
         return build(chosen, replace(settings, backend="eager"), *rest, **more)
 
-    monkeypatch.setattr(engine, "build", built)
+    monkeypatch.setattr(variants, "build", built)
     *timed, last = rows_of(EngineBench(["base"], [1], ["eager", "openvino"], rounds=2))
     assert {row["variant"] for row in timed} == {"eager"}
     assert last["variant"] == "openvino"
@@ -80,7 +80,7 @@ def test_a_variant_that_cannot_run_here_leaves_its_reason(small: None, monkeypat
             raise BackendUnavailable("compiled needs a C++ compiler")
         return build(package, settings, *rest, **more)
 
-    monkeypatch.setattr(engine, "build", built)
+    monkeypatch.setattr(variants, "build", built)
     rows = rows_of(EngineBench(["base"], [1], ["compiled"], rounds=2))
     assert rows == [{"scenario": "base", "users": 1, "variant": "compiled", "reason": "compiled needs a C++ compiler"}]
 
@@ -101,10 +101,10 @@ def test_unknown_names_are_refused_before_any_work(bench: EngineBench, reason: s
 
 
 def test_the_presets_of_the_scenarios_have_their_histories() -> None:
-    for scenario, source in engine.PRESETS.items():
+    for scenario, source in variants.PRESETS.items():
         limits = load(source).spec.input
-        assert limits.max_history == engine.SCENARIOS[scenario].history
-        assert limits.max_candidates >= max(engine.SCENARIOS[scenario].candidates.values)
+        assert limits.max_history == variants.SCENARIOS[scenario].history
+        assert limits.max_candidates >= max(variants.SCENARIOS[scenario].candidates.values)
 
 
 def document(capsys: pytest.CaptureFixture[str], bench: str, words: list[str]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+PAUSE_S = 0.003
+"""Longer than the worker threads of PyTorch, OpenVINO and our kernels spin."""
+
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
@@ -18,12 +21,15 @@ def interleaved(
 ) -> dict[str, NDArray[np.float64]]:
     """Milliseconds of each call `[rounds]`, measured in turns; every second round runs in the opposite order.
 
-    `warm_up` rounds are run and not counted; `tick` is called after each round (progress).
+    A short pause stands before each call: the worker threads of the one before may spin for a while when they have
+    nothing to do, and would take the cores from it. `warm_up` rounds are run and not counted; `tick` is called after
+    each round (progress).
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for index in range(-warm_up, rounds):
         for name in names if index % 2 == 0 else reversed(names):
+            time.sleep(PAUSE_S)
             start = time.perf_counter_ns()
             calls[name]()
             elapsed = time.perf_counter_ns() - start
