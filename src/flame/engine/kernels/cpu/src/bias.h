@@ -34,7 +34,8 @@ inline void candidate_bias(const BiasWeights& weights, int block, int scenario, 
                            int64_t room, float* out) {
     for (int head = 0; head < HEADS; ++head) {
         const HeadBias bias(weights, block, head, scenario);
-        for (int key = 0; key < length; ++key) out[head * room + key] = bias.at(key - length, time_between(0, ages[key]));
+        for (int key = 0; key < length; ++key)
+            out[head * room + key] = bias.at(key - length, time_between(0, ages[key]));
     }
 }
 

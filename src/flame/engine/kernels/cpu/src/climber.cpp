@@ -1,4 +1,4 @@
 // The library of a Climber.
 #include "climber.h"
 //
-#include "run.h"
+#include "functions.h"

@@ -1,4 +1,4 @@
 // The library of an HSTU.
 #include "hstu.h"
 //
-#include "run.h"
+#include "functions.h"
