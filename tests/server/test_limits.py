@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import zlib
@@ -44,6 +45,28 @@ def test_a_body_that_grows_over_the_limit(small_server: Server) -> None:
         connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall((b"400\r\n" + b" " * 0x400 + b"\r\n") * 5)
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"x-many: of them\r\n" * 500),
+        (b"GET / HTTP/1.1\r\nx-long: ", b"v" * 8000),
+        (b"GET /", b"v" * 8000),
+        (b"POST /v1/rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"x-trailer: of many\r\n" * 500),
+    ],
+    ids=["headers", "header", "path", "trailers"],
+)
+def test_headers_without_end(small_server: Server, head: bytes, piece: bytes) -> None:
+    """Neither many headers nor a long one are kept for ever; a megabyte is more than anybody needs."""
+    host, port = small_server.http.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        sent = connection.send(head)
+        with contextlib.suppress(ConnectionError):  # an answer may be lost: the client does not stop to read it
+            while sent < 32_000_000:
+                sent += connection.send(piece)
+    assert sent < 16_000_000, "the server took it all"
+    assert ask_http(small_server, GOOD).status == 200
 
 
 def test_a_small_body_that_unpacks_over_the_limit(small_server: Server) -> None:

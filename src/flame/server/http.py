@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flame.config import ServerConfig
 from flame.errors import ConfigError
@@ -15,6 +16,7 @@ from flame.server.application import Application
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
+_MOST_HEADER_BYTES = 2**20
 
 
 class _Uvicorn(uvicorn.Server):
@@ -23,6 +25,37 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """One connection, with the limit on request line, headers and trailers that uvicorn and its parser do not have.
+
+    Whoever goes beyond it gets 400 and loses the connection. The count is rough: the last piece read counts in full.
+    """
+
+    _head_bytes = 0
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        self._head_bytes, self._in_head = 0, True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _MOST_HEADER_BYTES:
+            raise ValueError("too many header bytes")  # which the parser makes an invalid request
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:  # a line that does not end reaches no callback, but is kept by the parser
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("Too many header bytes.")
 
 
 class HttpServer:
@@ -35,7 +68,7 @@ class HttpServer:
         self._server = _Uvicorn(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
