@@ -1,4 +1,4 @@
-"""A compiled library as Python functions: the counterpart of `src/functions.h`. A call releases the interpreter lock."""
+"""A compiled library as Python functions, the counterpart of `src/functions.h`. Calls release the interpreter lock."""
 
 from __future__ import annotations
 
