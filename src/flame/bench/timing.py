@@ -22,8 +22,8 @@ def interleaved(
     """Milliseconds of each call `[rounds]`, measured in turns; every second round runs in the opposite order.
 
     A short pause stands before each call: the worker threads of the one before may spin for a while when they have
-    nothing to do, and would take the cores from this one. `warm_up` rounds are run and not counted; `tick` is called after
-    each round (progress).
+    nothing to do, and would take the cores from this one. `warm_up` rounds are run and not counted; `tick` is called
+    after each round (progress).
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
