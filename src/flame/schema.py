@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from flame.errors import SchemaError
 
-Positive = Annotated[int, Meta(ge=1)]
+MOST_WORDS = 2**31 - 1
+"""Ids of table rows, counts and lengths are int32 in the packed buffer."""
+
+Positive = Annotated[int, Meta(ge=1, le=MOST_WORDS)]
+Text = Annotated[str, Meta(min_length=1)]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +33,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     and have no vocabulary. A shape of `()` is one value; `(4,)` is four, embedded with one table and summed.
     """
 
-    name: str
+    name: Text
     dtype: Literal["int32", "float32"]
     shape: tuple[Positive, ...] = ()
     vocabulary: Positive | None = None
@@ -41,8 +47,10 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.vocabulary is not None and not 0 <= self.default < self.vocabulary:
             raise SchemaError(f"field {self.name!r}: default {self.default} is outside [0, {self.vocabulary})")
-        if not math.isfinite(self.default):
-            raise SchemaError(f"field {self.name!r}: default {self.default} is not finite")
+        if self.vocabulary is not None and self.default != int(self.default):
+            raise SchemaError(f"field {self.name!r}: default {self.default} of an int32 field is not a whole number")
+        if not abs(self.default) <= _LARGEST:
+            raise SchemaError(f"field {self.name!r}: default {self.default} is not a finite float32")
 
     @property
     def words(self) -> int:
@@ -65,6 +73,9 @@ class RowLayout:
         self.words: int = position
         self.integer_words: int = sum(field.words for field in self.fields if field.dtype == "int32")
         self.float_words: int = self.words - self.integer_words
+        rows = sum(field.vocabulary or 0 for field in self.fields)
+        if rows > MOST_WORDS:
+            raise SchemaError(f"the vocabularies of fields {names} sum to {rows}, over {MOST_WORDS}; make some smaller")
 
     def default_row(self) -> NDArray[np.int32]:
         """A new row `[words]` that holds every field's default."""
@@ -83,7 +94,7 @@ class ItemTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     which writes the embeddings into the packed buffer.
     """
 
-    vocabulary: Annotated[int, Meta(ge=2, le=2**31 - 1)]
+    vocabulary: Annotated[int, Meta(ge=2, le=MOST_WORDS)]
     dim: Positive
     mapping: Literal["direct", "hash"] = "direct"
     lookup: Literal["device", "host"] = "device"
@@ -96,7 +107,7 @@ class SequenceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the events with one of `actions`. Of what it picks, the newest events up to the capacity are kept.
     """
 
-    name: str
+    name: Text
     kind: Literal["all", "part", "actions"] = "all"
     part: Annotated[int, Meta(ge=0)] = 0
     of: Positive = 1
@@ -106,6 +117,8 @@ class SequenceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.part >= self.of:
             raise SchemaError(f"sequence {self.name!r}: there is no part {self.part} of {self.of}, parts count from 0")
+        if self.kind != "part" and self.of > 1:
+            raise SchemaError(f'sequence {self.name!r}: `part` and `of` belong to kind "part", and it is "{self.kind}"')
         if (self.kind == "actions") != bool(self.actions):
             raise SchemaError(f'sequence {self.name!r}: `actions` belongs to kind "actions", and that kind needs it')
 
@@ -119,7 +132,7 @@ class InputSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All a model reads: the `[input]` table of `model.toml`."""
 
     item_id: ItemTable
-    max_history: Annotated[int, Meta(ge=0)]
+    max_history: Annotated[int, Meta(ge=0, le=MOST_WORDS)]
     max_candidates: Positive
     actions: Positive
     scenarios: Positive = 1
@@ -131,6 +144,9 @@ class InputSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.sequences:
             raise SchemaError("a model needs at least one sequence")
+        names = [sequence.name for sequence in self.sequences]
+        if len(set(names)) != len(names):
+            raise SchemaError(f"sequence names must be unique, got {names}")
         for sequence in self.sequences:
             bad = [action for action in sequence.actions if not 0 <= action < self.actions]
             if bad:

@@ -137,6 +137,13 @@ def test_every_wrong_field_is_named_in_one_error(folder: Path) -> None:
         (("[climber]", "[climbre]"), "unknown field 'climbre'; did you mean 'climber'?"),
         (('name = "like"', 'name = "share"'), "tasks with unique names"),
         (("[input.item_id]", "[input.item_id"), "model.toml is not TOML"),
+        (('name = "tiny-climber-bias"', 'name = "music/ranker"'), "model.toml: name: Expected `str` matching regex"),
+        (('version = "1"', 'version = ""'), "model.toml: version: Expected `str` matching regex"),
+        (('name = "like"', 'name = ""'), "tasks[1].name: Expected `str` of length >= 1"),
+        (('name = "newer"', 'name = "older"'), "sequence names must be unique"),
+        (('kind = "part"', 'kind = "all"'), "`part` and `of` belong to kind"),
+        (('wiring = "flame"', 'wiring = "flmae"'), "'flmae'; it is one of 'flame', 'climber'"),
+        (("max_history = 37", f"max_history = {2**70}"), "input.max_history: Expected `int` <= 2147483647"),
         (("vocabulary = 1000", "vocabulary = 1"), "input.item_id.vocabulary: Expected `int` >= 2"),
         (("shape = [3]", "shape = [0]"), "input.item[1].shape[0]: Expected `int` >= 1"),
         (("tasks", "toasks"), "unknown field 'toasks'; did you mean 'tasks'?"),
@@ -145,6 +152,14 @@ def test_every_wrong_field_is_named_in_one_error(folder: Path) -> None:
 def test_a_contradiction_in_the_spec_is_told(folder: Path, change: tuple[str, str], message: str) -> None:
     edit(folder, change)
     assert message in refused(folder)
+
+
+def test_model_toml_is_utf8_with_or_without_the_mark_some_editors_write(folder: Path) -> None:
+    content = (folder / "model.toml").read_bytes()
+    (folder / "model.toml").write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    load(folder)
+    (folder / "model.toml").write_bytes(content + "# très".encode("latin-1"))
+    assert "model.toml is not TOML: 'utf-8' codec" in refused(folder)
 
 
 def test_a_size_that_the_weights_do_not_have_is_told_tensor_by_tensor(folder: Path) -> None:

@@ -9,15 +9,16 @@ from msgspec import Meta
 
 from flame.errors import PackageError
 from flame.layout import PackedLayout, RecordLayout
-from flame.schema import InputSchema, Positive
+from flame.schema import InputSchema, Positive, Text
 
-Rate = Annotated[float, Meta(gt=0)]
+PathName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
+"""Part of a URL as it stands: /v2/models/NAME/versions/VERSION."""
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One output of the model: a score per candidate."""
 
-    name: str
+    name: Text
     activation: Literal["sigmoid", "identity"] = "sigmoid"
 
 
@@ -76,8 +77,8 @@ class ModuleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model without its weights: the contents of `model.toml`. Exactly one architecture is given."""
 
-    name: str
-    version: str
+    name: PathName
+    version: PathName
     tasks: tuple[Task, ...]
     input: InputSchema
     climber: ClimberConfig | None = None

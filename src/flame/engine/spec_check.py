@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,8 +16,8 @@ from flame.engine.spec import ModelSpec
 def parse_spec(content: bytes) -> tuple[ModelSpec | None, list[str]]:
     """The spec in a `model.toml`, or None and the problems, each with the field it is about."""
     try:
-        tree = msgspec.toml.decode(content)
-    except msgspec.DecodeError as error:
+        tree = msgspec.toml.decode(content.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return None, [f"model.toml is not TOML: {error}"]
     found = _problems(tree, ModelSpec, "")
     return (None, [f"model.toml: {problem}" for problem in found]) if found else (msgspec.convert(tree, ModelSpec), [])
@@ -60,7 +61,8 @@ def _conversion_problem(value: Any, kind: Any, where: str) -> list[str]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        return [f"{where}: {error}" if where else str(error)]
+        choices = f"; it is one of {', '.join(map(repr, get_args(kind)))}" if get_origin(kind) is Literal else ""
+        return [f"{where}: {error}{choices}" if where else str(error)]
     return []
 
 
