@@ -508,14 +508,14 @@ def test_a_load_that_fails_closes_what_it_opened(package: ModelPackage, tmp_path
 def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> None:
     one = bench()
     entered, go = threading.Event(), threading.Event()
-    inner = one.ranker._respond
+    inner = one.ranker._gather
 
-    def slow(request: RankRequest, dropped: threading.Event, began: float) -> RankResponse:
+    def slow(*arguments: object) -> None:
         entered.set()
         assert go.wait(60)
-        return inner(request, dropped, began)
+        inner(*arguments)
 
-    one.ranker._respond = slow
+    one.ranker._gather = slow
     answer = one.ranker.start(RankRequest(user=1, candidates=np.arange(1, 5)))
     assert entered.wait(60)
     answer.cancel()
@@ -523,3 +523,46 @@ def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> No
     one.ranker._orchestrator.admission.drain(60)
     assert one.features.gathered == one.engine.launches == 0
     assert one.clean()
+
+
+def test_a_store_that_hangs_holds_up_neither_close_nor_the_answers_of_others(
+    bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flame.ranker._LAST_GATHER_S", 0.05)
+    one = bench()
+    entered, go = threading.Event(), threading.Event()
+    inner = one.features.gather
+
+    def hang(request: RankRequest) -> Features:
+        if request.user == 7:
+            entered.set()
+            assert go.wait(60)
+        return inner(request)
+
+    one.features.gather = hang
+    stuck = one.ranker.start(RankRequest(user=7, candidates=np.arange(1, 5)))
+    assert entered.wait(60)
+    assert one.ranker.rank(RankRequest(user=1, candidates=np.arange(1, 5))).scores.shape[0] == 4
+    one.ranker.close()
+    assert not stuck.done()
+    one.features._store.user(1, 1, None)  # still open: somebody reads it
+    go.set()
+    with pytest.raises(ShuttingDown):
+        stuck.result(60)
+
+
+def test_no_thread_to_be_had_refuses_the_request_and_gives_its_permit_back(
+    bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            one.ranker.start(RankRequest(user=1, candidates=np.arange(1, 5)))
+    assert one.features.gathered == 0
+    assert one.clean()
+    one.ranker.rank(RankRequest(user=1, candidates=np.arange(1, 5)))

@@ -14,9 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,12 +37,16 @@ from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
 from flame.orchestrator.ticket import Scored
-from flame.records import FeatureCounts, RankRequest, RankResponse
+from flame.orchestrator.workers import Workers
+from flame.records import FeatureCounts, Features, RankRequest, RankResponse
 from flame.statistics import Ledger, Marks, Statistics
 
 _log = logging.getLogger(__name__)
 
 _DEFAULTS = Config()
+
+_LAST_GATHER_S = 5.0
+"""How long `close` waits for the feature store, beyond the drain: nothing can interrupt it."""
 
 
 class Answer(Future[RankResponse]):
@@ -76,9 +81,7 @@ class Ranker:
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
-        self._threads = ThreadPoolExecutor(
-            config.orchestrator.max_in_flight, "flame-request", initializer=features.bind_thread
-        )
+        self._workers = Workers(config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
         self._ledger = Ledger(self.metrics)
         self._lock = threading.Lock()
         self._closed = False
@@ -128,7 +131,8 @@ class Ranker:
         """Lets a request in; its response comes on another thread.
 
         Raises at once, before any work, `RequestError` for what is wrong with the request and `RefusedError` for what
-        cannot be done now. The future raises `RefusedError`, `FeatureError` or `EngineError`.
+        cannot be done now. The future raises `RefusedError`, `FeatureError` or `EngineError`. Its callbacks run on the
+        thread that launches: they should be short, and must not wait for another response.
         """
         began = time.monotonic()
         check(request, self.spec.input, tuple(self._columns))
@@ -137,10 +141,10 @@ class Ranker:
         permit = self._orchestrator.admission.admit(request)
         answer = Answer()
         try:
-            self._threads.submit(self._run, request, permit, answer, began)
-        except RuntimeError:
+            self._workers.submit(partial(self._gather, request, permit, answer, began))
+        except BaseException:
             permit.release()
-            raise ShuttingDown("the server is shutting down and takes no new requests; use another one") from None
+            raise
         return answer
 
     def statistics(self) -> Statistics:
@@ -159,8 +163,10 @@ class Ranker:
         until = time.monotonic() + drain_s
         self._orchestrator.admission.drain(drain_s)
         self._orchestrator.close(max(0.0, until - time.monotonic()))
-        self._threads.shutdown()
-        self._features.close()
+        if self._workers.close(_LAST_GATHER_S):
+            self._features.close()
+        else:
+            _log.warning("the feature store does not answer; it stays open")
         if self._orchestrator.running:
             _log.warning("a launch does not end; the engine stays open")
         else:
@@ -173,30 +179,46 @@ class Ranker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, request: RankRequest, permit: Permit, answer: Answer, began: float) -> None:
-        """One request on a thread of its own, from permit to answer: whatever happens, both end here."""
+    def _gather(self, request: RankRequest, permit: Permit, answer: Answer, began: float) -> None:
+        """The first half of the path, on a worker: up to the queue. Whatever happens, answer and permit end."""
+        admitted = time.monotonic()
+        features = None
         try:
-            with permit:
-                response = self._respond(request, answer.dropped, began)
+            if answer.dropped.is_set():
+                raise RequestCancelled("the client went away before the work was started")
+            features = self._features.gather(request)
+            marks = Marks(began, admitted, time.monotonic())
+            scored = self._orchestrator.submit(features, deadline=request.deadline, cancelled=answer.dropped)
         except BaseException as error:
+            self._give_back(features, permit)
             self._fail(answer, error, began)
+        else:
+            scored.add_done_callback(partial(self._respond, request, features, permit, answer, marks))
+
+    def _respond(
+        self,
+        request: RankRequest,
+        features: Features,
+        permit: Permit,
+        answer: Answer,
+        marks: Marks,
+        scored: Future[Scored],
+    ) -> None:
+        """The second half, on the thread that ran the last launch: no hand-over stands between scores and answer."""
+        try:
+            self._give_back(features, permit)
+            response = self._response(request, features.counts, scored.result(), marks)
+        except BaseException as error:
+            self._fail(answer, error, marks.began)
         else:
             self._ledger.succeeded(response)
             if answer.set_running_or_notify_cancel():
                 answer.set_result(response)
 
-    def _respond(self, request: RankRequest, dropped: threading.Event, began: float) -> RankResponse:
-        """The path itself."""
-        admitted = time.monotonic()
-        if dropped.is_set():
-            raise RequestCancelled("the client went away before the work was started")
-        features = self._features.gather(request)
-        try:
-            marks = Marks(began, admitted, time.monotonic())
-            future = self._orchestrator.submit(features, deadline=request.deadline, cancelled=dropped)
-            return self._response(request, features.counts, future.result(), marks)
-        finally:
-            self._features.release(features)
+    def _give_back(self, features: Features | None, permit: Permit) -> None:
+        with permit:
+            if features is not None:
+                self._features.release(features)
 
     def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks) -> RankResponse:
         tasks = request.tasks or tuple(self._columns)
