@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 
 import flame
 from flame.cli.main import main, parser
 
+SCRIPT = Path(sys.executable).with_name("flame")
 HEAVY = {"torch", "numpy", "numba", "grpc", "pyarrow", "openvino", "matplotlib", "rich", "uvicorn", "asyncio", "psutil"}
 
 
@@ -89,7 +91,7 @@ def test_the_help_of_the_program_lists_every_command_and_the_exit_codes() -> Non
     assert "exit codes: 0 done, 1 failed, 2 wrong command line or setting, 130" in text
 
 
-@pytest.mark.parametrize("command", [[sys.executable, "-m", "flame"], ["flame"]], ids=["module", "script"])
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "flame"], [str(SCRIPT)]], ids=["module", "script"])
 def test_the_version_is_told(command: list[str]) -> None:
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"flame {flame.__version__}\n"
