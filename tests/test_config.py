@@ -41,7 +41,11 @@ def test_variables_of_no_section_are_left_to_others() -> None:
         ({}, {"server.http_port": "eighty"}, ["command line", "http_port", "int"]),
         ({}, {"server.http_port": 70000}, ["command line", "http_port", "65535"]),
         ({}, {"sever.host": "x"}, ["sever.host", "server"]),
-        ({}, {"features.cache": "lazy"}, ["cache", "lazy"]),
+        ({}, {"features.cache": "lazy"}, ["features.cache is 'lazy'", "it is one of off, sync, async"]),
+        ({"FLAME_SERVER_HTTP_PORT": "abc"}, {}, ["environment: server.http_port is 'abc'", "`int`"]),
+        ({"FLAME_ORCHESTRATOR_USERS": "1,x"}, {}, ["orchestrator.users is '1,x'", "`int`"]),
+        ({"FLAME_FEATURES_CACHE_TTL_S": "inf"}, {}, ["features.cache_ttl_s is 'inf'", "<= 315360000"]),
+        ({}, {"orchestrator.default_deadline_ms": "nan"}, ["default_deadline_ms is 'nan'"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(
@@ -53,12 +57,35 @@ def test_a_wrong_setting_is_named_with_its_source(
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[server]\nhttp_prot = 1\n", "[serber]\nhost = 'x'\n", "not toml ="])
-def test_a_wrong_file_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[server]\nhttp_prot = 1\n", "no setting 'server.http_prot'; server has host, http_port"),
+        (b"[serber]\nhost = 'x'\n", "no setting 'serber'; sections are features"),
+        (b"[serber]\n", "no setting 'serber'"),
+        (b"server = 5\n", "no setting 'server'; server has host"),
+        (b"[server]\nhttp_port = 70000\n", "server.http_port is 70000: Expected `int` <= 65535"),
+        (b"not toml =", "is not TOML"),
+        (b"# \xe9\n", "is not TOML: 'utf-8' codec"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "flame.toml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=r"flame\.toml"):
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"flame\.toml") as caught:
         load(file, environ={})
+    assert message in str(caught.value)
+
+
+def test_a_file_may_begin_with_the_mark_some_editors_write(tmp_path: Path) -> None:
+    file = tmp_path / "flame.toml"
+    file.write_bytes(b"\xef\xbb\xbf[server]\r\nhttp_port = 7\r\n")
+    assert load(file, environ={}).server.http_port == 7
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path, environ={})
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

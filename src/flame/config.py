@@ -7,19 +7,24 @@ impossible values raise `ConfigError` with the source, the name, the value and w
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from flame.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-Milliseconds = Annotated[float, Meta(gt=0)]
+_LONGEST_S = 10 * 365 * 86_400.0
+"""Ten years: far beyond what anybody means, and still a number that every clock can add."""
+
+Milliseconds = Annotated[float, Meta(gt=0, le=1e3 * _LONGEST_S)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -34,7 +39,7 @@ class FeaturesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`sync` waits for missing and expired rows up to the deadline; `async` answers stale or default rows at once."""
     cache_rows: Positive = 1_000_000
     """Rows the item cache can hold; memory is allocated when the server starts."""
-    cache_ttl_s: Annotated[float, Meta(gt=0)] = 300.0
+    cache_ttl_s: Annotated[float, Meta(gt=0, le=_LONGEST_S)] = 300.0
     """Seconds after which a cached row is stale."""
     fetch_timeout_ms: Milliseconds = 20.0
     """Longest wait for the store in one request, where its own deadline leaves more."""
@@ -70,7 +75,7 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Launches that run at the same time."""
     max_in_flight: Positive = 64
     """Requests admitted and not yet answered; one more is refused with `queue_full`."""
-    default_deadline_ms: Annotated[float, Meta(ge=0)] = 0.0
+    default_deadline_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 0.0
     """Deadline of a request that brings none; 0: no deadline."""
 
 
@@ -83,7 +88,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: Port = 8001
     max_body_bytes: Positive = 16 * 2**20
     """Largest HTTP body and gRPC message taken."""
-    drain_s: Annotated[float, Meta(ge=0)] = 10.0
+    drain_s: Annotated[float, Meta(ge=0, le=_LONGEST_S)] = 10.0
     """Longest wait for requests in flight at shutdown; what is left is cut and counted."""
 
 
@@ -115,19 +120,30 @@ def load(
     `overrides` maps `section.field` to a value and stands for the command line; text values are read as the
     field's type. Raises `ConfigError`.
     """
-    config = _convert(_from_file(file), f"file {file}") if file else Config()
+    config = Config()
+    if file:
+        config = _apply(config, _from_file(file), f"file {file}")
     config = _apply(config, _from_environ(os.environ if environ is None else environ), "environment")
     return _apply(config, dict(overrides or {}), "command line")
 
 
 def _from_file(file: Path) -> dict[str, Any]:
+    """The settings of a TOML file by dotted name; what is no table of a section keeps its own name."""
     try:
-        content: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+        content: dict[str, Any] = msgspec.toml.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {file} does not exist") from None
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"configuration file {file} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {file} is not TOML: {error}") from error
-    return content
+    found: dict[str, Any] = {}
+    for section, fields in content.items():
+        if isinstance(fields, dict) and section in Config.__struct_fields__:
+            found |= {f"{section}.{field}": value for field, value in fields.items()}
+        else:
+            found[section] = fields
+    return found
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -143,24 +159,29 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
     """`config` with dotted settings laid over it."""
-    tree = msgspec.to_builtins(config)
     for name, value in settings.items():
         section, _, field = name.partition(".")
-        if field not in tree.get(section, {}):
-            raise ConfigError(f"{source}: there is no setting {name!r}; {_suggestion(section, tree)}")
-        if isinstance(tree[section][field], tuple) and isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        tree[section][field] = value
-    return _convert(tree, source)
+        own = getattr(config, section, None) if section in Config.__struct_fields__ else None
+        if own is None or field not in own.__struct_fields__:
+            raise ConfigError(f"{source}: there is no setting {name!r}; {_suggestion(section)}")
+        converted = _convert(value, get_type_hints(type(own), include_extras=True)[field], f"{source}: {name}")
+        config = replace(config, **{section: replace(own, **{field: converted})})
+    return config
 
 
-def _suggestion(section: str, tree: Mapping[str, Any]) -> str:
-    known = tree.get(section)
-    return f"{section} has {', '.join(known)}" if known else f"sections are {', '.join(tree)}"
+def _suggestion(section: str) -> str:
+    sections = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    if section in sections:
+        return f"{section} has {', '.join(sections[section].__struct_fields__)}"
+    return f"sections are {', '.join(sections)}"
 
 
-def _convert(tree: Mapping[str, Any], source: str) -> Config:
+def _convert(value: Any, kind: Any, what: str) -> Any:
+    """`value` as a setting of type `kind`; text is read as that type, a list from parts between commas."""
+    listed = get_origin(kind) is tuple
+    given = [part.strip() for part in value.split(",") if part.strip()] if listed and isinstance(value, str) else value
     try:
-        return msgspec.convert(tree, Config, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        choices = f"; it is one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
+        raise ConfigError(f"{what} is {value!r}: {error}{choices}") from error

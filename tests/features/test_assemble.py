@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flame.errors import SchemaError
@@ -45,7 +46,7 @@ SEQUENCES = st.lists(
     ),
     min_size=1,
     max_size=4,
-)
+).map(lambda drawn: [replace(sequence, name=f"{sequence.name} {index}") for index, sequence in enumerate(drawn)])
 
 
 def slow_events(sequence: SequenceSpec, history: History) -> list[int]:
