@@ -139,6 +139,7 @@ def test_a_missing_gpu_is_told() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_a_gpu_gives_the_same_scores_as_the_cpu(any_spec) -> None:
     package = load("preset:tiny-hstu" if any_spec.hstu else "preset:tiny-climber-bias")
     scores = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import msgspec
@@ -97,6 +99,44 @@ def test_a_missing_file_and_a_path_out_of_the_folder_are_refused(folder: Path, o
         load(folder, allow_code=True)
     with pytest.raises(PackageError, match="is needed"):
         expected_tensors(own_spec)
+
+
+def test_its_file_may_hold_dataclasses_and_read_the_numbers_it_makes(folder: Path) -> None:
+    source = folder / "mean_ranker.py"
+    extra = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    extra += "@dataclass\nclass Sizes:\n    depth: int = 1\n"
+    rates = "super().__init__()\n        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]"
+    source.write_text(extra + source.read_text().replace("super().__init__()", rates))
+    assert load(folder, allow_code=True).model().rates[0] == 0.0
+
+
+def test_two_packages_with_files_of_one_name_stay_apart(own_source: Path, own_spec: ModelSpec, tmp_path: Path) -> None:
+    other = tmp_path / "other" / own_source.name
+    other.parent.mkdir()
+    other.write_text(own_source.read_text())
+    kinds = [type(create(own_spec, module_source=source)) for source in (own_source, other)]
+    assert [sys.modules[kind.__module__].__file__ for kind in kinds] == [str(own_source), str(other)]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("items.sum((1, 2))", "it gave a Tensor"),
+        ("None", "it gave a NoneType"),
+        ("()", "it gave a tuple of []"),
+        ("(items.sum(), 3)", "it gave a tuple of [(), 'int']"),
+        ("(items.sum((1, 2)).repeat(3, 1),)", "it gave a tuple of [(3, 6)]"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_state_that_is_none_is_told(folder: Path, state: str, told: str) -> None:
+    source = folder / "mean_ranker.py"
+    good = "(items.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)[:, None],)"
+    assert good in source.read_text()
+    source.write_text(source.read_text().replace(good, state))
+    engine = EagerEngine(load(folder, allow_code=True), [Profile(1, 5, 4)])
+    with pytest.raises(ExecutionError, match=re.escape(told)):
+        engine.state(5)
 
 
 def test_failures_of_foreign_code_are_execution_errors(folder: Path) -> None:

@@ -77,7 +77,7 @@ class EagerEngine(Engine):
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         inputs = self._inputs(buffers, len(states))
         with _as_execution_error():
-            encoded = self._model.encode(inputs)
+            encoded = _state_of(self._model.encode(inputs), len(states))
         for user, state in enumerate(states):
             own = _own(state)
             if own.history < buffers.profile.history:
@@ -120,7 +120,9 @@ class EagerEngine(Engine):
     @torch.inference_mode()
     def _measure_state(self, history: int) -> int:
         buffers = self.buffers(Profile(1, history, 1))
-        encoded = self._model.encode(self._inputs(buffers, 1))
+        inputs = self._inputs(buffers, 1)
+        with _as_execution_error():
+            encoded = _state_of(self._model.encode(inputs), 1)
         return sum(part.numel() * part.element_size() for part in encoded)
 
 
@@ -131,6 +133,22 @@ def _as_execution_error() -> Iterator[None]:
         yield
     except Exception as error:
         raise ExecutionError(f"the launch failed: {type(error).__name__}: {error}") from error
+
+
+def _state_of(encoded: object, users: int) -> ModelState:
+    """What a model's `encode` gave, which may be anybody's code, as the state it has to be."""
+    parts = tuple(encoded) if isinstance(encoded, tuple | list) else ()
+    if not parts or not all(isinstance(part, Tensor) and part.ndim and len(part) == users for part in parts):
+        raise TypeError(f"encode must give a tuple of tensors [users, ...] with users = {users}; {_told(encoded)}")
+    return parts
+
+
+def _told(encoded: object) -> str:
+    """What it gave instead."""
+    if isinstance(encoded, tuple | list):
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in encoded]
+        return f"it gave a {type(encoded).__name__} of {shapes}"
+    return f"it gave a {type(encoded).__name__}"
 
 
 def _activate(tasks: Sequence[Task], logits: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import zlib
 from pathlib import Path
 
 import torch
@@ -38,11 +40,14 @@ def create(spec: ModelSpec, *, module_source: Path | None = None) -> RankModel:
 def expected_tensors(spec: ModelSpec, *, module_source: Path | None = None) -> dict[str, torch.Tensor]:
     """The tensors that the weights of this model consist of: names, shapes and dtypes, on the meta device.
 
-    With the look-up on the host the item table is one of them, though the model itself has no such parameter.
+    A module of one's own is made on the CPU for it, as its code may read the numbers it makes. With the
+    look-up on the host the item table is one of them, though the model itself has no such parameter.
     Raises as `create` does.
     """
+    with torch.device("cpu" if spec.module else "meta"):
+        made = create(spec, module_source=module_source).state_dict()
     with torch.device("meta"):
-        tensors = dict(create(spec, module_source=module_source).state_dict())
+        tensors = {name: tensor.to("meta") for name, tensor in made.items()}
         if spec.input.item_id.lookup == "host":
             tensors[ITEM_TABLE] = torch.empty(spec.input.item_id.vocabulary, spec.input.item_id.dim)
     return tensors
@@ -62,13 +67,16 @@ def _own(spec: ModelSpec, module: ModuleConfig, source: Path) -> RankModel:
 
 
 def _run(source: Path) -> object:
-    """The module object of a Python file, run outside the import system."""
-    found = importlib.util.spec_from_file_location(f"flame_model_{source.stem}", source)
+    """The module object of a Python file, in `sys.modules` under a name of its own: dataclasses look it up there."""
+    name = f"flame_model_{source.stem}_{zlib.crc32(bytes(source.absolute())):08x}"
+    found = importlib.util.spec_from_file_location(name, source)
     if found is None or found.loader is None or not source.is_file():
         raise PackageError(f"module.file: there is no Python file {source.name!r} in the package")
     code = importlib.util.module_from_spec(found)
+    sys.modules[name] = code
     try:
         found.loader.exec_module(code)
     except Exception as error:
+        del sys.modules[name]
         raise PackageError(f"{source.name} cannot be imported: {type(error).__name__}: {error}") from error
     return code
