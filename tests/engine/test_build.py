@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from flame.config import EngineConfig
 from flame.engine.artifact import ARTIFACT_FILE
 from flame.engine.backends.eager import EagerEngine
 from flame.engine.backends.registry import NAMES
-from flame.engine.build import build
+from flame.engine.build import build, locate
 from flame.engine.kernels.cpu import compiler
 from flame.engine.matrix_rate import matrix_rate
 from flame.engine.package import ModelPackage, load, save
@@ -158,6 +159,48 @@ def test_no_profiles_and_unknown_backends_are_refused(package: ModelPackage) -> 
         build(package, EngineConfig(), [])
     with pytest.raises(ConfigError, match="backends are auto"):
         build(package, EngineConfig(backend="warp"), PROFILES)
+
+
+@pytest.mark.parametrize("profile", [Profile(0, 37, 8), Profile(1, 38, 8), Profile(1, 37, 24), Profile(1, 37, 0)])
+def test_shapes_beyond_the_model_are_refused(package: ModelPackage, profile: Profile) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"profile {profile} is beyond the model")):
+        build(package, EngineConfig(backend="eager"), [PROFILES[0], profile])
+
+
+def test_a_folder_that_cannot_be_is_told_with_what_to_do(
+    package: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for config in (
+        EngineConfig(backend="eager", artifact=str(tmp_path / "file")),
+        EngineConfig(backend="eager", artifact=str(tmp_path / "file" / "below")),
+    ):
+        with pytest.raises(ConfigError, match=r"cannot be kept in .*file.*: .*engine\.artifact.*XDG_CACHE_HOME"):
+            build(package, config, PROFILES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"cannot be kept in"):
+        build(package, EngineConfig(backend="eager"), PROFILES)
+
+
+def test_a_user_without_a_home_is_told(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ConfigError, match=r"no home folder: set engine\.artifact"):
+        locate(package, EngineConfig(backend="eager"), PROFILES)
+
+
+def test_another_device_makes_another_artifact(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    prints = [
+        locate(package, EngineConfig(backend="eager", device=device), PROFILES)[1]
+        for device in ("auto", "cpu", "cuda", "cuda:1")
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 def test_the_names_are_those_of_the_documentation() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from flame.engine.spec import Profile, ProfileCost
-from flame.errors import ArtifactMismatch
+from flame.errors import ArtifactMismatch, ConfigError
 
 ARTIFACT_FILE = "artifact.json"
 _FORMAT = 1
@@ -54,9 +54,16 @@ def fingerprint(identity: Identity) -> str:
 
 
 def default_folder(identity: Identity) -> Path:
-    """A folder of the user's cache directory (`$XDG_CACHE_HOME`, else `~/.cache`) named by the fingerprint."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "flame" / "artifacts" / fingerprint(identity)
+    """A folder of the user's cache directory (`$XDG_CACHE_HOME`, else `~/.cache`) named by the fingerprint.
+
+    Raises `ConfigError` where there is neither.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        cache = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ConfigError("this user has no home folder: set engine.artifact or $XDG_CACHE_HOME") from error
+    return cache / "flame" / "artifacts" / fingerprint(identity)
 
 
 def read(folder: Path, identity: Identity) -> Artifact | None:

@@ -21,6 +21,8 @@ from flame.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
+_WHERE = "name a folder that can be written, in engine.artifact or for all artifacts in $XDG_CACHE_HOME"
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many steps are done."""
 
@@ -40,6 +42,7 @@ class _Build(NamedTuple):
         return {
             "model": self.package.fingerprint,
             "backend": self.name,
+            "device": "cpu" if self.target.device == "auto" else self.target.device,
             "precision": "fp32",
             "flame": version("flame-serving"),
             "torch": version("torch"),
@@ -61,14 +64,14 @@ def build(
     """An engine for these profiles with the cost of each, from its artifact where that fits.
 
     `threads` of one launch on a CPU come from the caller, else from `config.threads`, else all cores. `force`
-    replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`. Other
-    errors are `BackendUnavailable` and `ConfigError`.
+    replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`, a model that
+    fails on random input `ExecutionError`. Other errors are `BackendUnavailable` and `ConfigError`.
     """
     build = _chosen(package, config, profiles, threads)
     folder = _folder(config, build)
     report = progress or (lambda step, done, steps: None)
     artifact = _artifact(build, folder, force, report)
-    engine = build.backend.open(package, profiles, folder, build.target)
+    engine = build.backend.open(package, build.profiles, folder, build.target)
     try:
         engine.costs = _costs(build, engine, folder, artifact, report)
     except BaseException:
@@ -84,11 +87,24 @@ def locate(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profi
 
 
 def _chosen(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile], threads: int | None) -> _Build:
-    if not profiles:
-        raise ConfigError("an engine needs at least one profile")
+    _check_profiles(package, profiles)
     target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores())
     name, backend = choose(config.backend, package.spec, target)
-    return _Build(package, tuple(profiles), name, backend, target)
+    return _Build(package, tuple(dict.fromkeys(profiles)), name, backend, target)
+
+
+def _check_profiles(package: ModelPackage, profiles: Sequence[Profile]) -> None:
+    """Raises `ConfigError` for shapes that no launch can have."""
+    if not profiles:
+        raise ConfigError("an engine needs at least one profile")
+    limits = package.spec.input
+    for profile in profiles:
+        users, history, candidates = profile
+        if users < 1 or not 0 <= history <= limits.max_history or not 1 <= candidates <= limits.max_candidates:
+            raise ConfigError(
+                f"profile {profile} is beyond the model: users from 1, history from 0 to {limits.max_history}, "
+                f"candidates from 1 to {limits.max_candidates}"
+            )
 
 
 def _folder(config: EngineConfig, build: _Build) -> Path:
@@ -97,12 +113,15 @@ def _folder(config: EngineConfig, build: _Build) -> Path:
 
 def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> artifacts.Artifact:
     """What is in `folder`, or what is built into it now; of two builders at once, the second finds the first's."""
-    found = None if force else artifacts.read(folder, build.identity)
-    if not found:
-        with artifacts.locked(folder):
-            found = None if force else artifacts.read(folder, build.identity)
-            if not found:
-                return _built(build, folder, report)
+    try:
+        found = None if force else artifacts.read(folder, build.identity)
+        if not found:
+            with artifacts.locked(folder):
+                found = None if force else artifacts.read(folder, build.identity)
+                if not found:
+                    return _built(build, folder, report)
+    except OSError as error:
+        raise ConfigError(f"an artifact cannot be kept in {folder}: {error.strerror or error}; {_WHERE}") from error
     _log.info("%s: loaded the artifact %s", build.name, folder)
     return found
 

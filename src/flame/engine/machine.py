@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 @cache
@@ -21,8 +25,29 @@ def processor() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may run on, and no more than its containers may use: threads beyond are only held back."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *container_limits(_GROUPS, _own_group())]))
+
+
+def container_limits(groups: Path, own: str) -> Iterator[int]:
+    """CPU quotas, in cores rounded up, of the control group `own` and of those above it, below `groups` (cgroup v2)."""
+    for group in (Path(own), *Path(own).parents):
+        try:
+            quota, period = (groups / group.relative_to("/") / "cpu.max").read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            yield math.ceil(int(quota) / int(period))
+
+
+def _own_group() -> str:
+    """The control group of this process, `/` where it cannot be told."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "/"
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
 def _cpuinfo() -> dict[str, str]:

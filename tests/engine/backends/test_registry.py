@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -92,6 +93,12 @@ def test_a_module_of_ones_own_runs_in_eager_only(name: str, own_module: ModelSpe
 def test_compiled_is_for_cpus_and_fp32(target: tuple[str, str], message: str) -> None:
     with pytest.raises(BackendUnavailable, match=message):
         choose("compiled", SPEC, BuildTarget(*target, 1))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "mps", "", "cuda:", "cuda:x", "cudax", "cuda:64"])
+def test_eager_names_a_device_that_is_none(device: str) -> None:
+    with pytest.raises(BackendUnavailable, match=re.escape(f"engine.device is {device!r}")):
+        choose("eager", SPEC, BuildTarget(device, "auto", 1))
 
 
 def test_auto_without_any_way_lists_all_reasons() -> None:

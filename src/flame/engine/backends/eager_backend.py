@@ -1,7 +1,8 @@
-"""How `eager` is built: nothing has to be, any model and any device will do."""
+"""How `eager` is built: nothing has to be, any model will do, and a CPU or a CUDA device."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from flame.engine.package import ModelPackage
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import BackendUnavailable
 
+_CUDA = re.compile(r"cuda(:\d+)?")
+
 
 class EagerBackend:
     """Plain PyTorch, fp32."""
@@ -21,9 +24,13 @@ class EagerBackend:
     per_profile = False
 
     def require(self, spec: ModelSpec, target: BuildTarget) -> None:
-        """Raises `BackendUnavailable` for a precision other than fp32."""
+        """Raises `BackendUnavailable` for a precision other than fp32, and a device that is not here."""
         if target.precision not in ("auto", "fp32"):
             raise BackendUnavailable(f"eager runs in fp32 only, engine.precision is {target.precision!r}")
+        if target.device not in ("auto", "cpu") and not _CUDA.fullmatch(target.device):
+            raise BackendUnavailable(f"engine.device is {target.device!r}; eager runs on cpu, cuda or cuda:NUMBER")
+        if target.device.startswith("cuda"):
+            _require_cuda(target.device, int(target.device[5:] or 0))
 
     def versions(self) -> Mapping[str, str]:
         return {}
@@ -37,3 +44,9 @@ class EagerBackend:
         if device == "cpu":
             torch.set_num_threads(target.threads)
         return EagerEngine(package, profiles, device)
+
+
+def _require_cuda(device: str, index: int) -> None:
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= found:
+        raise BackendUnavailable(f"engine.device is {device!r}, but PyTorch finds {found} CUDA devices here")
