@@ -18,8 +18,9 @@ DEMO = [sys.executable, "-m", "flame", "demo"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_it_ranks_real_movies_and_ends(real_wheel: Path) -> None:
-    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^ ?10 +\S", done.stdout, re.MULTILINE)) == 3
     assert len(re.findall(r" 19\d\d +[A-Z]", done.stdout)) >= 25
@@ -28,6 +29,7 @@ def test_it_ranks_real_movies_and_ends(real_wheel: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_with_keep_it_serves_until_interrupted(real_wheel: Path) -> None:
     with subprocess.Popen([*DEMO, "--keep"], stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:

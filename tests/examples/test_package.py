@@ -43,6 +43,7 @@ def test_it_beats_popularity_on_later_interactions(real_wheel: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_served_answers_are_those_of_plain_pytorch(real_wheel: Path) -> None:
     rows = {row.name: row for row in evaluate.evaluate(PACKAGE, "auto", users=12)}
     plain = rows[evaluate.OFFLINE].measures
