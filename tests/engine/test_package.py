@@ -200,6 +200,16 @@ def test_saving_refuses_what_loading_would(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
+    spec = preset("tiny-climber")
+    weights = random_weights(spec, 0)
+    both = torch.arange(2.0 * 24).reshape(2, 24)
+    weights |= {"layers.0.norm.bias": both, "layers.1.norm.bias": both, "fusion.layer.norm.bias": both[1:]}
+    save(tmp_path / "model", spec, weights)
+    read = load(tmp_path / "model").weights
+    assert all(torch.equal(read[name], tensor) for name, tensor in weights.items())
+
+
 def test_saving_again_replaces_the_model_and_keeps_other_files(folder: Path) -> None:
     (folder / "features").mkdir()
     (folder / "features" / "items.bin").write_bytes(b"rows")

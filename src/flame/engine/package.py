@@ -103,10 +103,20 @@ def save(folder: Path, spec: ModelSpec, weights: Mapping[str, Tensor], *, module
     _refuse(f"weights of {spec.name!r}", problems)
     with replaced_folder(folder) as new:
         (new / SPEC_FILE).write_text(text, encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        safetensors.torch.save_file(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
+        safetensors.torch.save_file(_apart(weights), new / WEIGHTS_FILE, metadata={"format": "pt"})
         if spec.module and module_source:
             (new / spec.module.file).write_bytes(module_source.read_bytes())
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the file format takes them: on the CPU, and copied where they share memory, as tied weights do."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        apart[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+        seen.add(own.untyped_storage().data_ptr())
+    return apart
 
 
 def _read_spec(path: Path) -> ModelSpec:

@@ -36,7 +36,7 @@ def apply(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "vec.cpp").write_text(PROGRAM)
     library = folder / "vec.so"
     extra = TARGETS[request.param]
-    command = [find_compiler(), *FLAGS, *extra, f"-I{SOURCES}", str(folder / "vec.cpp"), "-o", str(library)]
+    command = [*find_compiler(), *FLAGS, *extra, f"-I{SOURCES}", str(folder / "vec.cpp"), "-o", str(library)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode and extra:
         pytest.skip(f"the compiler has no {extra} on this processor: {answer.stderr[:200]}")

@@ -24,21 +24,27 @@ class CompileError(Exception):
     """There is no compiler, or it refused; the message holds what it said."""
 
 
-def find_compiler() -> str:
-    """The path of the C++ compiler: `$CXX`, or the first of c++, g++ and clang++. Raises `CompileError`."""
+def find_compiler() -> tuple[str, ...]:
+    """The C++ compiler: `$CXX`, or the first of c++, g++ and clang++. Raises `CompileError`.
+
+    A command of several words where `$CXX` is one, as in `ccache g++`.
+    """
     asked = os.environ.get("CXX")
     for name in [asked] if asked else ["c++", "g++", "clang++"]:
         if path := shutil.which(name):
-            return path
+            return (path,)
+    words = asked.split() if asked else []
+    if words and shutil.which(words[0]):
+        return tuple(words)
     raise CompileError(
         f"the C++ compiler $CXX={asked!r} does not exist" if asked else "there is no C++ compiler (c++, g++, clang++)"
     )
 
 
-def compiler_version(compiler: str) -> str:
-    """The first line of what the compiler says of itself."""
-    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return answer.stdout.partition("\n")[0].strip()
+def compiler_version(command: Sequence[str]) -> str:
+    """The first line of what the compiler says of itself, and the words that its command adds."""
+    answer = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return " ".join([answer.stdout.partition("\n")[0].strip(), *command[1:]])
 
 
 def config_header(constants: Mapping[str, Constant]) -> str:
@@ -51,11 +57,10 @@ def compile_library(
     source: str, constants: Mapping[str, Constant], library: Path, extra_flags: Sequence[str] = ()
 ) -> None:
     """Compiles `source`, one of the files in `SOURCES`, with these constants into `library`. Raises `CompileError`."""
-    compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="flame-build-") as folder:
         Path(folder, "config.h").write_text(config_header(constants), encoding="utf-8")
         options = [*FLAGS, *extra_flags, f"-I{folder}", f"-I{SOURCES}"]
-        command = [compiler, *options, str(SOURCES / source), "-o", str(library)]
+        command = [*find_compiler(), *options, str(SOURCES / source), "-o", str(library)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise CompileError(f"{' '.join(command)} failed with status {answer.returncode}:\n{answer.stderr[-4000:]}")
