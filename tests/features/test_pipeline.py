@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flame.config import FeaturesConfig
-from flame.errors import StoreUnavailable
+from flame.errors import ConfigError, StoreUnavailable
 from flame.features.pipeline import FeaturePipeline
 from flame.features.rows import pack_rows
 from flame.features.store.memory import MemoryStore
@@ -166,6 +166,12 @@ def test_a_store_that_cannot_give_the_user_fails_the_request_and_leaks_nothing(m
         pipeline.gather(RankRequest(user=1, candidates=candidates_of(1)))
     assert not pipeline._staging._out
     assert metrics.registry.get_sample_value("flame_store_errors_total") == 1
+
+
+@pytest.mark.parametrize("rows", [10**13, 10**30])
+def test_a_cache_that_no_machine_has_room_for_is_a_wrong_setting(schema: InputSchema, rows: int) -> None:
+    with pytest.raises(ConfigError, match=f"cache_rows is {rows}"):
+        FeaturePipeline(schema, MemoryStore(schema), FeaturesConfig(cache_rows=rows, numa="off"), Metrics())
 
 
 def test_a_buffer_full_of_nan_leaves_no_trace(make: Make) -> None:

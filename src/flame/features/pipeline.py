@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flame.config import FeaturesConfig
-from flame.errors import StoreUnavailable
+from flame.errors import ConfigError, StoreUnavailable
 from flame.features import numa
 from flame.features.assemble import Assembler
 from flame.features.cache import ItemCache
@@ -34,7 +34,7 @@ class FeaturePipeline:
     """Gathers features for one model; every method may be called from any thread.
 
     Takes over `store`: `close` closes it. `item_embeddings` is the model's item table where the host looks it up.
-    `pinned` page-locks the buffers for a GPU.
+    `pinned` page-locks the buffers for a GPU. Raises `ConfigError` for a cache that does not fit the machine.
     """
 
     def __init__(
@@ -140,7 +140,13 @@ class FeaturePipeline:
         if config.cache == "off":
             return DirectRows(fetcher)
         lease_s = max(_SHORTEST_LEASE_S, _LEASE_TIMEOUTS * self._timeout_s)
-        cache = ItemCache(config.cache_rows, words, config.cache_ttl_s)
+        try:
+            cache = ItemCache(config.cache_rows, words, config.cache_ttl_s)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"features.cache_rows is {config.cache_rows}: no memory for so many rows of {4 * words} bytes "
+                f"({error}); set it lower"
+            ) from error
         cached = CachedFetcher(fetcher, cache, lease_s)
         refresher = Refresher(
             cached, cache, self._metrics, threads=config.refresh_threads, lease_s=lease_s, on_start=self.bind_thread

@@ -19,7 +19,11 @@ Answers = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
-    """A user's feature row `[user words]` and newest events, oldest first. Both are read-only to the caller."""
+    """A user's feature row `[user words]` and newest events, oldest first. Both are read-only to the caller.
+
+    The history must pass `store.history.check_types` and `check_values` with the schema's actions, and the row hold
+    what its fields allow: a store checks what enters it, and compiled code takes it as it is.
+    """
 
     row: Words
     history: History
