@@ -31,7 +31,8 @@ class JsonFormatter(logging.Formatter):
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     """Sends records of the `flame` logger to `stream` (standard error by default) as "text" or "json" lines.
 
-    Called once, when a program starts.
+    So are warnings of the HTTP server's library, which tells of connections that do not speak HTTP: a reader of JSON
+    lines can read every line. Called once, when a program starts.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     if style == "json":
@@ -40,7 +41,8 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
         formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         formatter.converter = time.gmtime
         handler.setFormatter(formatter)
-    logger = logging.getLogger("flame")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    for name, least in (("flame", level.upper()), ("uvicorn", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(least)
+        logger.propagate = False
