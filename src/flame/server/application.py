@@ -36,14 +36,13 @@ class Application:
             response = self._failed(explain(self._reason_of_cancelling()))
         except BodyTooLarge as error:
             response = self._failed(explain(error), _CLOSE)
-            await asgi.start(send, response)
+            await asgi.start(send, response, ends=False)
             await body.discard(receive)
             await asgi.finish(send)
             return
         except Exception as error:
             response = self._failed(explain(error))
-        await asgi.start(send, response)
-        await asgi.finish(send)
+        await asgi.start(send, response, ends=True)
 
     async def _answer(self, scope: Scope, receive: Receive, arrival: float) -> Response:
         route = self._routes.find(scope["method"], scope["path"])

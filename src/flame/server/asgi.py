@@ -43,15 +43,15 @@ def json_response(content: Any, status: int = 200, headers: tuple[Header, ...] =
     return Response(msgspec.json.encode(content), JSON, status, headers)
 
 
-async def start(send: Send, response: Response) -> None:
-    """Sends everything of `response` but the note that it ends here."""
+async def start(send: Send, response: Response, *, ends: bool) -> None:
+    """Sends everything of `response`; unless it `ends` here, all but the note that it does."""
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", b"%d" % len(response.body)),
         *response.headers,
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await send({"type": "http.response.body", "body": response.body, "more_body": not ends})
 
 
 async def finish(send: Send) -> None:

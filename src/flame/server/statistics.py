@@ -14,7 +14,10 @@ from flame.statistics import Statistics
 
 
 class Failures:
-    """Requests that ended in an error, before or behind the ranker's door. Belongs to the event loop's thread."""
+    """Requests that could be read and ended in an error, before or behind the ranker's door.
+
+    Those that could not be read are in the metrics only. Belongs to the event loop's thread.
+    """
 
     def __init__(self) -> None:
         self.count = 0
