@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +44,21 @@ def test_a_thread_that_is_free_is_used_again(workers: Workers) -> None:
         while not workers._free:  # the thread is free a moment after its task
             pass
     assert names == {"test-worker-0"}
+
+
+def test_an_idle_thread_keeps_nothing_alive(workers: Workers) -> None:
+    class Request:
+        def __call__(self) -> None:
+            pass
+
+    task = Request()
+    kept = weakref.ref(task)
+    workers.submit(task)
+    del task
+    until = time.monotonic() + 60
+    while kept() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def test_a_task_is_not_lost_where_the_system_gives_no_more_threads(

@@ -73,5 +73,6 @@ class Workers:
             _log.exception("%s could not be set up and works as it is", threading.current_thread().name)
         while (task := self._tasks.get()) is not None:
             task()
+            del task  # an idle thread keeps no request alive
             with self._lock:
                 self._free += 1
