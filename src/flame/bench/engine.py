@@ -3,8 +3,9 @@
 Method. For each scenario and number of users one packed input is drawn: full histories, as many candidates as the
 scenario has. Every variant is built for that one profile and first compared with the oracle; one that fails gets a row
 with the reason and no times. The rest run in interleaved rounds, together with a large matrix product of PyTorch on
-the same threads: `share_of_peak` is the rate of a variant on the *needed* work (`flame.engine.flops`: no masked pairs,
-candidates alone in the last layer) over the rate of that product, median over median.
+the same threads, and with an allocator that keeps what is freed (`flame.bench.allocator` says why). `share_of_peak` is
+the rate of a variant on the *needed* work (`flame.engine.flops`: no masked pairs, candidates alone in the last layer)
+over the rate of that product, median over median.
 
 Kinds: `rank` is a whole launch; `encode` reduces the history; `score` scores candidates against a history that is
 encoded already, which is what a second scoring of the same history costs. `speedup` compares with the `rank` of eager,
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flame.bench.allocator import keep_freed_memory
 from flame.bench.progress import Show
 from flame.bench.timing import interleaved
 from flame.bench.variants import PRESETS, Case, Variant
@@ -55,13 +57,15 @@ def run(bench: EngineBench, config: Config, threads: int, show: Show) -> tuple[l
     """Rows and facts of the run. Raises `ConfigError` for an unknown name and what the oracle's build raises."""
     _check_names("scenario", bench.scenarios, PRESETS)
     _check_names("variant", bench.variants, [name for name in NAMES if name != "auto"])
+    kept = keep_freed_memory()
     rows: list[dict[str, Any]] = []
     for scenario in bench.scenarios:
         for users in bench.users:
             with tempfile.TemporaryDirectory(prefix="flame-bench-") as folder:
                 case = Case.draw(scenario, users, bench.seed)
                 rows += _Run(bench, config, case, threads, Path(folder), show).rows()
-    return rows, {"threads": threads, "rounds": bench.rounds, "seed": bench.seed, "matrix_size": MATRIX_SIZE}
+    facts = {"threads": threads, "rounds": bench.rounds, "seed": bench.seed, "matrix_size": MATRIX_SIZE}
+    return rows, facts | {"freed_memory_kept": kept}
 
 
 def _check_names(what: str, given: Iterable[str], known: Collection[str]) -> None:

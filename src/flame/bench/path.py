@@ -30,7 +30,7 @@ from flame.bench.alone import EngineAlone
 from flame.bench.distributions import Choice
 from flame.bench.load.client import Client, LoadError
 from flame.bench.load.generator import Generator, Message
-from flame.bench.load.record import Outcome
+from flame.bench.load.record import Outcome, stage_times
 from flame.bench.load.target import Target
 from flame.bench.progress import Show
 from flame.bench.server_process import ServerProcess, serving
@@ -146,14 +146,10 @@ def _row(protocol: str, measured: _Measured) -> dict[str, Any]:
         "else_ms_p50": float(np.median(total - model)),
         "else_ms_p99": float(np.percentile(total - model, 99)),
         "else_ms_mark": MARK_MS,
-        **{f"{stage}_us_p50": _median_stage(outcomes, stage) for stage in ("features", "queue")},
         "cpu_ms": cpu,
         "model_cpu_ms": model_cpu,
         "else_cpu_ms": cpu - model_cpu,
         "else_cpu_share": (cpu - model_cpu) / cpu,
         "else_cpu_share_mark": MARK_CPU_SHARE,
+        "stages_us": stage_times(one.reply.stages for one in outcomes),
     }
-
-
-def _median_stage(outcomes: Sequence[Outcome], stage: str) -> float:
-    return float(np.median([one.reply.stages[stage] for one in outcomes]))
