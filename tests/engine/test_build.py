@@ -182,6 +182,17 @@ def test_a_folder_that_cannot_be_is_told_with_what_to_do(
         build(package, EngineConfig(backend="eager"), PROFILES)
 
 
+def test_a_library_that_does_not_load_is_told(package: ModelPackage, tmp_path: Path) -> None:
+    config = EngineConfig(backend="compiled", artifact=str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "flame.engine.backends.compiled_backend.compile_library",
+            lambda source, constants, library: library.write_bytes(b"no library"),
+        )
+        with pytest.raises(BackendUnavailable, match=r"compiled cannot load what it built .*engine\.artifact"):
+            build(package, config, PROFILES, threads=1)
+
+
 def test_a_user_without_a_home_is_told(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.engine.inputs import ModelInputs, unpack
-from flame.engine.probe import NAN_WORD, Packed, Place, repack
-from flame.engine.sampling import random_words
+from flame.engine.probe import Packed, Place, repack
+from flame.engine.sampling import NAN_WORD, random_words
 from flame.engine.spec import ModelSpec, Profile
 
 INPUTS = (

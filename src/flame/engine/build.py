@@ -17,7 +17,7 @@ from flame.engine.costs import measure_cost
 from flame.engine.machine import processor, usable_cores
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
-from flame.errors import ConfigError
+from flame.errors import BackendUnavailable, ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def build(
     folder = _folder(config, build)
     report = progress or (lambda step, done, steps: None)
     artifact = _artifact(build, folder, force, report)
-    engine = build.backend.open(package, build.profiles, folder, build.target)
+    engine = _opened(build, folder)
     try:
         engine.costs = _costs(build, engine, folder, artifact, report)
     except BaseException:
@@ -134,6 +134,16 @@ def _built(build: _Build, folder: Path, report: Progress) -> artifacts.Artifact:
     report(f"building {build.name}", 1, 1)
     _log.info("%s: wrote the artifact %s", build.name, folder)
     return artifact
+
+
+def _opened(build: _Build, folder: Path) -> Engine:
+    try:
+        return build.backend.open(build.package, build.profiles, folder, build.target)
+    except OSError as error:
+        raise BackendUnavailable(
+            f"{build.name} cannot load what it built ({error}); code cannot run from a folder mounted noexec, and not "
+            f"where libraries are older than where it was built: {_WHERE}"
+        ) from error
 
 
 def _costs(

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from flame.engine.probe import NAN_WORD, Packed, Place, Probe, repack
+from flame.engine.probe import Packed, Place, Probe, repack
+from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import Profile
 from flame.layout import LENGTHS
 from flame.records import Scores

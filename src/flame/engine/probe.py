@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from flame.engine.backends.base import Engine, LaunchBuffers
+from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import Profile
 from flame.layout import CANDIDATES, LENGTHS, SCENARIO, PackedLayout, Words
 from flame.records import Scores
-
-NAN_WORD = int(np.array(np.nan, np.float32).view(np.int32))
 
 
 class Place(NamedTuple):

@@ -23,7 +23,8 @@ from flame.layout import (
 )
 from flame.schema import RowLayout
 
-_NAN = np.array(np.nan, np.float32).view(np.int32)
+NAN_WORD = int(np.array(np.nan, np.float32).view(np.int32))
+"""What fills words that mean nothing: NaN, and an impossible id."""
 
 
 def random_words(
@@ -38,7 +39,7 @@ def random_words(
     Users beyond `counts` are unused. Every slot and word that holds nothing is filled with NaN bits, which are also
     impossible ids, so that a model which reads one is found out.
     """
-    words = np.full(layout.words, _NAN, np.int32)
+    words = np.full(layout.words, NAN_WORD, np.int32)
     views = layout.views(words)
     views.header[:, [SCENARIO, CANDIDATES]] = 0
     views.header[:, LENGTHS : LENGTHS + layout.record.sequences] = 0

@@ -18,7 +18,8 @@ from flame.engine.backends.eager import EagerEngine
 from flame.engine.kernels.cpu.compiler import compile_library
 from flame.engine.package import ModelPackage
 from flame.engine.presets import preset, random_weights
-from flame.engine.probe import NAN_WORD, Packed, Place, Probe, repack
+from flame.engine.probe import Packed, Place, Probe, repack
+from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import ModelSpec, Profile, Task
 from flame.errors import ExecutionError
 from flame.layout import CANDIDATES, EVENT_ACTION, LENGTHS, SCENARIO

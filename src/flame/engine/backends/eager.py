@@ -11,8 +11,9 @@ from torch import Tensor
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.models import ModelState
+from flame.engine.models.head import activate
 from flame.engine.package import ModelPackage
-from flame.engine.spec import Profile, ProfileCost, Task
+from flame.engine.spec import Profile, ProfileCost
 from flame.errors import BackendUnavailable, ExecutionError
 
 
@@ -113,7 +114,7 @@ class EagerEngine(Engine):
                 f"the model gave logits {tuple(logits.shape)}, "
                 f"expected [users, candidates, tasks] = {(users, *buffers.device_scores.shape[1:])}"
             )
-        buffers.device_scores[:users] = _activate(self.spec.tasks, logits)
+        buffers.device_scores[:users] = activate(logits, self.spec.tasks)
         if self.device != "cpu":
             torch.from_numpy(buffers.scores)[:users].copy_(buffers.device_scores[:users])
 
@@ -149,15 +150,6 @@ def _told(encoded: object) -> str:
         shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in encoded]
         return f"it gave a {type(encoded).__name__} of {shapes}"
     return f"it gave a {type(encoded).__name__}"
-
-
-def _activate(tasks: Sequence[Task], logits: Tensor) -> Tensor:
-    """`logits` `[users, candidates, tasks]` as scores."""
-    by_task = [
-        torch.sigmoid(part) if task.activation == "sigmoid" else part
-        for task, part in zip(tasks, logits.unbind(-1), strict=True)
-    ]
-    return torch.stack(by_task, -1)
 
 
 def _own(state: HistoryState) -> EagerState:

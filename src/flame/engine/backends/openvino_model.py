@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-import torch
 from torch import Tensor, nn
 
 from flame.engine.inputs import ModelInputs
 from flame.engine.models import RankModel
+from flame.engine.models.head import activate
 from flame.engine.spec import Task
 
 _HEADER = {"scenario", "candidate_count", "lengths"}
@@ -34,7 +34,7 @@ class RankStep(nn.Module):
         self.model, self.names, self.tasks = model, names, tasks
 
     def forward(self, *parts: Tensor) -> Tensor:
-        return _scores(self.model.rank(_inputs(self.names, parts)), self.tasks)
+        return activate(self.model.rank(_inputs(self.names, parts)), self.tasks)
 
 
 class EncodeStep(nn.Module):
@@ -58,17 +58,9 @@ class ScoreStep(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         own = len(self.names)
-        return _scores(self.model.score(parts[own:], _inputs(self.names, parts[:own])), self.tasks)
+        return activate(self.model.score(parts[own:], _inputs(self.names, parts[:own])), self.tasks)
 
 
 def _inputs(names: Sequence[str], parts: Sequence[Tensor]) -> ModelInputs:
     given: dict[str, Tensor | None] = {field.name: None for field in fields(ModelInputs)}
     return ModelInputs(**(given | dict(zip(names, parts, strict=True))))  # type: ignore[arg-type]
-
-
-def _scores(logits: Tensor, tasks: Sequence[Task]) -> Tensor:
-    parts = [
-        torch.sigmoid(part) if task.activation == "sigmoid" else part
-        for task, part in zip(tasks, logits.unbind(-1), strict=True)
-    ]
-    return torch.stack(parts, -1)

@@ -1,11 +1,23 @@
-"""Multi-task heads: logits per task from one vector per candidate."""
+"""Multi-task heads: logits per task from one vector per candidate, and scores from logits."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flame.engine.models.linear import StackedLinear
+from flame.engine.spec import Task
+
+
+def activate(logits: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """`logits` `[users, candidates, tasks]` as scores, each task after its activation."""
+    by_task = [
+        torch.sigmoid(part) if task.activation == "sigmoid" else part
+        for task, part in zip(tasks, logits.unbind(-1), strict=True)
+    ]
+    return torch.stack(by_task, -1)
 
 
 class Towers(nn.Module):
