@@ -43,6 +43,7 @@ class Server:
         ports = json.loads(first)
         self.http = f"127.0.0.1:{ports['http']}"
         self.grpc = f"127.0.0.1:{ports['grpc']}"
+        self.frozen: int = ports["frozen"]
 
     @property
     def log(self) -> str:

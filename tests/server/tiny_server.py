@@ -7,6 +7,7 @@ prints one line of JSON with the ports when it is ready, and one when it has end
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -79,16 +80,19 @@ def _history(schema: InputSchema, events: int, random: np.random.Generator) -> H
 
 def main() -> None:
     """Serves until a signal comes."""
+    frozen = gc.get_freeze_count()
     config = load(overrides=json.loads(sys.argv[1]))
     ranker = Ranker.load(MODEL, config, store=known_store(preset("tiny-climber").input))
     cut = serve(
         ranker,
         config,
-        ready=lambda at: print(json.dumps({"http": at.http_port, "grpc": at.grpc_port}), flush=True),
+        ready=lambda at: print(
+            json.dumps({"http": at.http_port, "grpc": at.grpc_port, "frozen": gc.get_freeze_count()}), flush=True
+        ),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     threads = [thread.name for thread in threading.enumerate() if not thread.daemon]
-    print(json.dumps({"cut": cut, "threads": threads}), flush=True)
+    print(json.dumps({"cut": cut, "threads": threads, "frozen": gc.get_freeze_count() - frozen}), flush=True)
 
 
 if __name__ == "__main__":
