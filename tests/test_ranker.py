@@ -106,16 +106,24 @@ class GatedEngine(EagerEngine):
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.fails: Callable[[], bool] = lambda: False
+        self.spoils = False
         self.closed = False
         self.launches = 0
 
     def rank(self, buffers: LaunchBuffers, users: int) -> None:
         self._pass()
         super().rank(buffers, users)
+        self._spoil(buffers)
 
     def score(self, buffers: LaunchBuffers, states: object) -> None:
         self._pass()
         super().score(buffers, states)
+        self._spoil(buffers)
+
+    def _spoil(self, buffers: LaunchBuffers) -> None:
+        """One score that is no number, if wanted."""
+        if self.spoils:
+            buffers.scores[0, 0, 0] = np.nan
 
     def _pass(self) -> None:
         self.launches += 1
@@ -394,6 +402,17 @@ def test_a_failed_launch_fails_its_request_and_the_ranker_goes_on(bench, caplog:
         one.ranker.rank(request)
     assert "0xdeadbeef" in caplog.text
     one.engine.fails = lambda: False
+    close_to(one.ranker.rank(request), one.oracle(request))
+    assert one.clean()
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_not_an_answer(bench) -> None:
+    one = bench()
+    request = RankRequest(user=1, candidates=np.arange(1, 5))
+    one.engine.spoils = True
+    with pytest.raises(ExecutionError, match=r"1 of \d+ scores"):
+        one.ranker.rank(request)
+    one.engine.spoils = False
     close_to(one.ranker.rank(request), one.oracle(request))
     assert one.clean()
 

@@ -22,12 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from flame.config import Config
 from flame.engine.backends.base import Engine
 from flame.engine.build import build
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec
-from flame.errors import FlameError, RequestCancelled, ShuttingDown
+from flame.errors import ExecutionError, FlameError, RequestCancelled, ShuttingDown
 from flame.features.pipeline import FeaturePipeline
 from flame.features.store import open_store
 from flame.features.store.base import FeatureStore
@@ -38,7 +40,7 @@ from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
 from flame.orchestrator.ticket import Scored
 from flame.orchestrator.workers import Workers
-from flame.records import FeatureCounts, Features, RankRequest, RankResponse
+from flame.records import FeatureCounts, Features, RankRequest, RankResponse, Scores
 from flame.statistics import Ledger, Marks, Statistics
 
 _log = logging.getLogger(__name__)
@@ -222,7 +224,7 @@ class Ranker:
 
     def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks) -> RankResponse:
         tasks = request.tasks or tuple(self._columns)
-        scores = scored.scores
+        scores = _finite(scored.scores)
         if tasks != tuple(self._columns):
             scores = scores.take([self._columns[task] for task in tasks], axis=1)
         return RankResponse(
@@ -245,6 +247,16 @@ class Ranker:
             self._cut += isinstance(error, ShuttingDown)
         if answer.set_running_or_notify_cancel():
             answer.set_exception(error)
+
+
+def _finite(scores: Scores) -> Scores:
+    """`scores`, unless the model gave a candidate no number: such an answer must not look like a ranking."""
+    bad = scores.size - np.count_nonzero(np.isfinite(scores))
+    if bad:
+        raise ExecutionError(
+            f"the model gave {bad} of {scores.size} scores that are not finite; check its weights with `flame validate`"
+        )
+    return scores
 
 
 def launch_threads(config: Config) -> int:
