@@ -44,10 +44,10 @@ class ItemCache:
         sets = -(-int(capacity * _HEADROOM) // WAYS)
         self.words = words
         self._entries = Entries(
-            keys=allocate((sets * WAYS,), np.int64),
-            control=allocate((sets * CONTROL,), np.int32),
-            leases=allocate((sets * WAYS,), np.float64),
-            rows=allocate((sets * WAYS, words), np.int32),
+            keys=allocate((sets * WAYS,), np.int64, populate=True),
+            control=allocate((sets * CONTROL,), np.int32, populate=True),
+            leases=allocate((sets * WAYS,), np.float64, populate=True),
+            rows=allocate((sets * WAYS, words), np.int32, populate=True),
         )
         self._clock = clock
         self._start = clock() - 1.0

@@ -6,6 +6,7 @@ of the page tables. The memory goes back to the system when the last array over 
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from typing import Any
@@ -14,13 +15,30 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _HUGE_PAGE = 2 * 2**20
+_POPULATE_WRITE = 23
+"""Linux's MADV_POPULATE_WRITE (5.14), which `mmap` has no name for yet."""
 
 
-def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """A new writable array of zeros that starts on a page; pages are taken from the system when first written."""
+def allocate(shape: tuple[int, ...], dtype: DTypeLike, *, populate: bool = False) -> NDArray[Any]:
+    """A new writable array of zeros that starts on a page.
+
+    Pages are taken from the system when first written; with `populate` all are taken now, where the kernel can do
+    that, so that no request pays for them.
+    """
     kind = np.dtype(dtype)
     count = math.prod(shape)
     area = mmap.mmap(-1, max(1, count * kind.itemsize))
     if len(area) >= _HUGE_PAGE:
         area.madvise(mmap.MADV_HUGEPAGE)
+    if populate:
+        _populate(area)
     return np.frombuffer(area, kind, count).reshape(shape)
+
+
+def _populate(area: mmap.mmap) -> None:
+    try:
+        area.madvise(_POPULATE_WRITE)
+    except OSError as error:
+        # An older kernel does not know the advice; the pages then come when they are written.
+        if error.errno != errno.EINVAL:
+            raise
