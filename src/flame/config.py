@@ -58,6 +58,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Count = 0
     """Threads of one launch on a CPU; 0: all cores divided by `orchestrator.executors`."""
+    without: tuple[str, ...] = ()
+    """Fusions of the `fused` backend to leave out, for comparison: stack, feed-forward, tokens, head, graph."""
     artifact: str = ""
     """Folder of the built artifact; empty: a folder of the user's cache directory named by the fingerprint."""
     allow_code: bool = False

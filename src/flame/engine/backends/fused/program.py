@@ -1,0 +1,54 @@
+"""The contract of a program: a model as launches on the current stream, with its weights on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from flame.engine.backends.fused.rows import Rows
+from flame.engine.kernels.kernel import Kernel
+from flame.engine.spec import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchMemory:
+    """What the launches of one profile work on: static device memory, so that a graph can be captured over it.
+
+    `words` int32 `[layout.words]` the packed input; `scores` fp32 `[users, candidates, tasks]` as the profile says;
+    `states` int64 `[users]` addresses of the states that encode writes and score reads; `own_states` int64 `[users]`
+    addresses of the workspace's own, which `rank` uses; `x` `[users, blocks, rows, dim]` in the program's precision.
+    A program keeps further memory by its own subclass.
+    """
+
+    profile: Profile
+    rows: Rows
+    words: torch.Tensor
+    scores: torch.Tensor
+    states: torch.Tensor
+    own_states: torch.Tensor
+    x: torch.Tensor
+
+
+class Program(Protocol):
+    """Every launch method only enqueues kernels on the current stream: no allocation, no wait, no host read."""
+
+    def kernels(self) -> Sequence[Kernel]:
+        """All kernels that its launches name; known without a GPU."""
+
+    def state_bytes(self, capacity: int) -> int:
+        """Bytes of a state's body for `capacity` events per sequence (`flame.engine.backends.fused.state`)."""
+
+    def memory(self, profile: Profile) -> LaunchMemory:
+        """Allocates everything that launches of `profile` need."""
+
+    def rank(self, memory: LaunchMemory) -> None:
+        """Encodes into `own_states` and scores from them."""
+
+    def encode(self, memory: LaunchMemory) -> None:
+        """Writes `states`, lengths included; reads header and events of `words`."""
+
+    def score(self, memory: LaunchMemory) -> None:
+        """Scores against `states`; reads header and candidates of `words`."""

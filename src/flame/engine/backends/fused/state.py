@@ -1,0 +1,42 @@
+"""One user's encoded history on the device: a header that kernels read, then whatever the program keeps.
+
+    header   int32 [64]   word 0: capacity, events per sequence, a multiple of 128; word 1 + b: length of sequence b
+    body                  the program's, from byte 256 on; it finds its places from the capacity
+
+Kernels get the addresses of a launch's states as int64 `[users]`. In a `rank` launch these are slices of the
+workspace. The capacity is written when a state is made, the lengths by the launch that encodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+HEADER_WORDS = 64
+HEADER_BYTES = 4 * HEADER_WORDS
+MOST_BLOCKS = HEADER_WORDS - 1
+
+
+@dataclass(eq=False, slots=True)
+class DeviceState:
+    """Memory of one state; owned by whoever asked the engine for it, `encoded` once an encode has been put into it."""
+
+    memory: torch.Tensor
+    capacity: int
+    encoded: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.numel()
+
+    @property
+    def address(self) -> int:
+        return self.memory.data_ptr()
+
+
+def new_state(capacity: int, body_bytes: int, device: torch.device) -> DeviceState:
+    """A state for `capacity` events per sequence with nothing encoded in it; its header is written before return."""
+    memory = torch.zeros(HEADER_BYTES + body_bytes, dtype=torch.uint8, device=device)
+    memory[:4].view(torch.int32).fill_(capacity)
+    return DeviceState(memory, capacity)

@@ -1,0 +1,79 @@
+"""What a GPU kernel is before it is compiled, and after: plain values that name launches and fill artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TritonKernel:
+    """A Triton function in one configuration.
+
+    `name` is unique among the kernels of a model and names its file. `signature` gives the type of every parameter
+    that is passed at a launch, in order ("*bf16", "*fp32", "*i32", "*i64", "i32", "fp32"); `constants` every
+    constexpr. Pointers have to be aligned to 16 bytes unless they are named in `unaligned`; integers named in
+    `multiples_of_16` are promised to be such.
+    """
+
+    name: str
+    function: Any = field(repr=False)
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    warps: int = 4
+    stages: int = 2
+    unaligned: frozenset[str] = frozenset()
+    multiples_of_16: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CudaKernel:
+    """An entry of a CUDA C++ source (which includes no header but its own), compiled with `defines` as constants.
+
+    `entry` is an `extern "C"` name. `signature` is as for Triton, and "bytes" for a structure passed by value.
+    `threads` and dynamic shared memory (`shared`, bytes) belong to the configuration.
+    """
+
+    name: str
+    source: str
+    entry: str
+    signature: Mapping[str, str]
+    defines: Mapping[str, int]
+    threads: int
+    shared: int
+
+
+Kernel = TritonKernel | CudaKernel
+
+
+@dataclass(frozen=True, slots=True)
+class Cubin:
+    """A compiled kernel: machine code for one architecture and what a launch of it needs.
+
+    `hidden` counts the eight-byte parameters behind those of the signature, which the compiler added and a launch
+    fills with zeros.
+    """
+
+    name: str
+    entry: str
+    code: bytes = field(repr=False)
+    threads: int
+    shared: int
+    signature: tuple[str, ...]
+    hidden: int = 0
+
+
+class Runtime(Protocol):
+    """What launches kernels on one device."""
+
+    device: torch.device
+
+    def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: torch.Tensor | int | float | bytes) -> None:
+        """Puts one launch on the current stream of `device`; arguments in the order of the signature.
+
+        Tensors are passed as the address of their first element. Nothing is allocated, nothing is waited for.
+        """
