@@ -1,10 +1,33 @@
-"""What holds for all tests."""
+"""What holds for all tests: signals as in a foreground shell, and how Triton's kernels run."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+from pathlib import Path
+
+import pytest
 
 # A shell ignores Ctrl-C for what it starts in the background, and children inherit that: the tests that interrupt a
 # process would wait for ever. A signal that is handled here is back to its default in a child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Triton decides when it is imported whether it interprets or compiles, so this process does one of the two. The
+# driver's own files tell whether there is a GPU: torch takes seconds to import, and most tests do without.
+HAS_DRIVER = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
+if not HAS_DRIVER:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    if not HAS_DRIVER:
+        pytest.skip("no NVIDIA driver on this machine")
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch sees no CUDA device")
