@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     import torch
 
 
+class KernelError(Exception):
+    """A kernel that does not compile, load or launch; the message names it and says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class TritonKernel:
     """A Triton function in one configuration.
@@ -32,8 +36,9 @@ class TritonKernel:
 
 @dataclass(frozen=True, slots=True)
 class CudaKernel:
-    """An entry of a CUDA C++ source (which includes no header but its own), compiled with `defines` as constants.
+    """An entry of a CUDA C++ source, compiled with `defines` as constants.
 
+    `source` is the path of the `.cu` file, which may include the headers (`.h`, `.cuh`) beside it and no others.
     `entry` is an `extern "C"` name. `signature` is as for Triton, and "bytes" for a structure passed by value.
     `threads` and dynamic shared memory (`shared`, bytes) belong to the configuration.
     """
