@@ -20,6 +20,9 @@ _SCALARS: dict[str, Any] = {
     "fp64": ctypes.c_double,
 }
 
+_SIZES = {"fp64": 8, "i64": 8, "u64": 8, "fp32": 4, "i32": 4, "u32": 4, "bf16": 2, "fp16": 2, "i16": 2, "u16": 2}
+"""Bytes of what a pointer points to; one byte where it is not named."""
+
 
 class Arguments:
     """The values of one launch and `addresses`, the array over them; a launch copies both before it returns."""
@@ -54,13 +57,8 @@ def check(kernel: Kernel, arguments: Sequence[torch.Tensor | int | float | bytes
 def _check_tensor(where: str, kind: str, argument: Any, device: torch.device, *, aligned: bool) -> None:
     assert hasattr(argument, "data_ptr"), f"{where} is a tensor, got {type(argument).__name__}"
     assert argument.device == device, f"{where} is on {argument.device}, the launch on {device}"
-    assert argument.element_size() == _SIZES[kind[1:]], f"{where} is {kind}, got {argument.dtype}"
+    assert argument.element_size() == _SIZES.get(kind[1:], 1), f"{where} is {kind}, got {argument.dtype}"
     assert not aligned or argument.data_ptr() % 16 == 0, f"{where} is not aligned to 16 bytes"
-
-
-_SIZES = {"fp64": 8, "i64": 8, "u64": 8, "fp32": 4, "i32": 4, "u32": 4, "bf16": 2, "fp16": 2, "i16": 2, "u16": 2} | {
-    name: 1 for name in ("i8", "u8", "i1", "fp8e4nv", "fp8e5")
-}
 
 
 def _value(kind: str, argument: Any) -> Any:

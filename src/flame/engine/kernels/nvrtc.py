@@ -9,7 +9,7 @@ from typing import Any
 
 from cuda.bindings import nvrtc
 
-from flame.engine.kernels.kernel import CudaKernel, Cubin, KernelError
+from flame.engine.kernels.kernel import Cubin, CudaKernel, KernelError
 
 _FLAGS = ("--std=c++20",)
 _LOG_BYTES = 6000
@@ -73,7 +73,7 @@ def _value(answer: tuple[Any, ...], kernel: CudaKernel) -> Any:
 
 
 def _text(program: Any, size: Any, get: Any) -> bytes:
-    content = b" " * size(program)[1]
+    content: bytes = b" " * size(program)[1]
     get(program, content)
     return content
 
