@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from flame.engine.backends.fused.precision import PRECISIONS, Precision
-from flame.engine.kernels.kernel import Runtime
+from flame.engine.kernels.kernel import Cubin, Kernel, Runtime, TritonKernel
 
 NanFilled = Callable[..., torch.Tensor]
 RandomLengths = Callable[..., torch.Tensor]
@@ -19,15 +20,50 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
-def runtime(request: pytest.FixtureRequest) -> Runtime:
+def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     """What launches kernels: Triton's interpreter on the CPU, then the compiled kernels on the GPU."""
-    return _compiled() if request.param == "compiled" else _interpreted()
+    if request.param == "interpreted":
+        yield _interpreted()
+        return
+    compiling = Compiling()
+    yield compiling
+    compiling.close()
 
 
-def _compiled() -> Runtime:
-    from flame.engine.kernels.driver import DriverRuntime
+class Compiling:
+    """Launches on the GPU; compiles a kernel when it is launched for the first time."""
 
-    return DriverRuntime(torch.device("cuda"))
+    def __init__(self) -> None:
+        major, minor = torch.cuda.get_device_capability()
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self._capability = 10 * major + minor
+        self._drivers: list[tuple[Kernel, Any]] = []
+
+    def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
+        known = next((driver for other, driver in self._drivers if other == kernel), None)
+        (known or self._loaded(kernel)).launch(kernel, grid, *arguments)
+
+    def close(self) -> None:
+        torch.cuda.synchronize()
+        for _, driver in self._drivers:
+            driver.close()
+
+    def _loaded(self, kernel: Kernel) -> Any:
+        from flame.engine.kernels.driver import Driver
+
+        self._drivers.append((kernel, Driver([compiled(kernel, self._capability)], self.device)))
+        return self._drivers[-1][1]
+
+
+def compiled(kernel: Kernel, capability: int) -> Cubin:
+    """Machine code of a kernel of either language."""
+    if isinstance(kernel, TritonKernel):
+        from flame.engine.kernels.triton_compiler import compile_triton
+
+        return compile_triton(kernel, capability)
+    from flame.engine.kernels.nvrtc import compile_cuda
+
+    return compile_cuda(kernel, capability)
 
 
 def _interpreted() -> Runtime:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import torch
 
+from flame.engine.kernels.arguments import check
 from flame.engine.kernels.kernel import Kernel, TritonKernel
 
 
 class Interpreter:
-    """Runs Triton kernels on CPU tensors, program after program."""
+    """Runs Triton kernels on CPU tensors, program after program, with the arguments that a GPU would take."""
 
     device = torch.device("cpu")
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: torch.Tensor | int | float | bytes) -> None:
         """Runs `kernel` and returns when it is done."""
         assert isinstance(kernel, TritonKernel), f"{kernel.name} is CUDA C++, which nothing interprets"
-        assert len(arguments) == len(kernel.signature), f"{kernel.name} takes {list(kernel.signature)}"
+        check(kernel, arguments, self.device)
         kernel.function[grid](*arguments, **kernel.constants)
