@@ -1,0 +1,101 @@
+"""Who is let in, for how long, and who leaves early."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flame.errors import DeadlineExceeded, QueueFull, RequestError, TooManyCandidates
+from flame.records import RankRequest
+from tests.ranker.parts import close_to
+
+
+def test_wrong_requests_are_refused_before_any_work(bench) -> None:
+    one = bench()
+    limit = one.spec.input.max_candidates
+    with pytest.raises(TooManyCandidates):
+        one.ranker.start(RankRequest(user=1, candidates=np.arange(1, limit + 2)))
+    with pytest.raises(RequestError):
+        one.ranker.start(RankRequest(user=1, candidates=np.zeros(0, np.int64)))
+    with pytest.raises(DeadlineExceeded):
+        one.ranker.start(RankRequest(user=1, candidates=np.arange(1, 5), deadline=time.monotonic() - 1))
+    assert one.clean()
+    assert one.ranker.statistics().failed == 0
+
+
+def test_no_more_than_the_limit_are_let_in(bench) -> None:
+    one = bench(max_in_flight=3)
+    one.engine.gate.clear()
+    request = RankRequest(user=1, candidates=np.arange(1, 5))
+    answers = [one.ranker.start(request) for _ in range(3)]
+    for _ in range(20):
+        with pytest.raises(QueueFull):
+            one.ranker.start(request)
+    one.engine.gate.set()
+    for answer in answers:
+        close_to(answer.result(60), one.oracle(request))
+    assert one.metrics.registry.get_sample_value("flame_in_flight") == 0
+    one.ranker.rank(request)
+
+
+def test_a_caller_who_has_an_answer_may_ask_again_at_once(bench) -> None:
+    ranker = bench(max_in_flight=1).ranker
+    for _ in range(50):
+        ranker.rank(RankRequest(user=1, candidates=np.arange(1, 5)))
+
+
+def test_the_default_deadline_holds_for_requests_without_one(bench) -> None:
+    one = bench(default_deadline_ms=200.0)
+    one.engine.gate.clear()
+    hurried = RankRequest(user=1, candidates=np.arange(1, 5))
+    patient = replace(hurried, deadline=time.monotonic() + 600)
+    running = one.ranker.start(patient)
+    assert one.engine.entered.acquire(timeout=60)
+    late, waiting = one.ranker.start(hurried), one.ranker.start(patient)
+    time.sleep(0.25)
+    one.engine.gate.set()
+    assert running.result(60).launches == waiting.result(60).launches == 1
+    with pytest.raises(DeadlineExceeded):
+        late.result(60)
+
+
+def test_cancelling_ends_the_wait_at_once_and_drops_the_work(bench) -> None:
+    one = bench(max_in_flight=3)
+    one.engine.gate.clear()
+    request = RankRequest(user=1, candidates=np.arange(1, 5))
+    running = one.ranker.start(request)
+    assert one.engine.entered.acquire(timeout=60)
+    gone = one.ranker.start(request)
+    assert gone.cancel()
+    with pytest.raises(CancelledError):
+        gone.result(0)
+    one.engine.gate.set()
+    running.result(60)
+    assert not running.cancel()
+    one.ranker.rank(request)
+    assert one.engine.launches == 2
+
+
+def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> None:
+    one = bench()
+    entered, go = threading.Event(), threading.Event()
+    inner = one.ranker._gather
+
+    def slow(*arguments: object) -> None:
+        entered.set()
+        assert go.wait(60)
+        inner(*arguments)
+
+    one.ranker._gather = slow
+    answer = one.ranker.start(RankRequest(user=1, candidates=np.arange(1, 5)))
+    assert entered.wait(60)
+    answer.cancel()
+    go.set()
+    one.ranker._orchestrator.admission.drain(60)
+    assert one.features.gathered == one.engine.launches == 0
+    assert one.clean()
