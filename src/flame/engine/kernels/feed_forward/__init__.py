@@ -1,0 +1,276 @@
+"""The feed-forward half of a Climber layer in one kernel, and with it the next layer's projection.
+
+For a live row of block b, with `inputs` and `x` `[users, blocks, events + candidates, dim]`:
+
+    branch = relu(inputs W_in + b_in) W_out + b_out
+    x      = inputs + norm(branch)                       wiring "flame", where `inputs` is `x`
+    x      = norm(x + branch)                            wiring "climber" (`norm_last`)
+    queries, keys, values = x W + b                      of the next layer, with `project`
+
+Keys and values of events go into the states, those of candidates into `own` `[users, blocks, candidates, 2 * dim]`
+(`flame.engine.kernels.attention` has the state's layout). The hidden units are never in memory, and a row is taken in
+pieces of a power of two: a dim of 96 is three of 32. For dims that fit no register file, `flame.engine.kernels.linear`
+and `norm` do the same one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from flame.engine.kernels.attention import STATE_BODY
+from flame.engine.kernels.kernel import Runtime, TritonKernel
+from flame.engine.kernels.rows import Header
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_DIM = 128
+EPSILON = 1e-5
+
+
+class ProjectionWeights(NamedTuple):
+    """`weight` `[blocks, dim, 3 * dim]` in the precision, `bias` fp32 `[blocks, 3 * dim]`; dims are padded."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+class FeedForwardWeights(NamedTuple):
+    """Matrices `[blocks, inputs, outputs]` in the precision, vectors `[blocks, outputs]` in fp32; sizes are padded."""
+
+    weights_in: torch.Tensor
+    bias_in: torch.Tensor
+    weights_out: torch.Tensor
+    bias_out: torch.Tensor
+    gain: torch.Tensor
+    shift: torch.Tensor
+
+
+class ProjectionMemory(NamedTuple):
+    """Where projections go: queries `[users, blocks, rows, dim]`, own `[users, blocks, candidates, 2 * dim]`.
+
+    states int64 `[users]`, words int32.
+    """
+
+    queries: torch.Tensor
+    own: torch.Tensor
+    states: torch.Tensor
+    words: torch.Tensor
+
+
+class Pieces(NamedTuple):
+    """A row as `count` pieces of `size`, together no shorter than the dim."""
+
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, dim: int) -> Pieces:
+        """The least padding that at most four pieces of a power of two need, of these the fewest pieces."""
+        sizes = [16, 32, 64, 128]
+        choices = [cls(-(-dim // size), size) for size in sizes if -(-dim // size) <= 4]
+        return min(choices, key=lambda pieces: (pieces.padded, pieces.number))
+
+    @property
+    def padded(self) -> int:
+        return self.number * self.size
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Both kernels of one model; `precision` in Triton's words.
+
+    `rows` rows and `chunk` hidden units are taken at a time, fixed for a model.
+    """
+
+    header: Header
+    precision: str
+    layers: int
+    blocks: int
+    heads: int
+    dim: int
+    ffn: int
+    norm_last: bool
+    rows: int = 64
+    chunk: int = 64
+    warps: int = 4
+    stages: int = 2
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        return Pieces.of(self.dim)
+
+    @property
+    def padded_ffn(self) -> int:
+        """Hidden units in whole chunks."""
+        return -(-self.ffn // self.chunk) * self.chunk
+
+    @cached_property
+    def projection(self) -> TritonKernel:
+        """`x` to queries, keys and values: what the first layer starts with."""
+        from flame.engine.kernels.feed_forward.triton import projection_kernel
+
+        tensor = f"*{self.precision}"
+        return TritonKernel(
+            name="projection",
+            function=projection_kernel,
+            signature={"x": tensor, "weights": tensor, "bias": "*fp32", **self._places},
+            constants=self._constants,
+            warps=self.warps,
+            stages=self.stages,
+            multiples_of_16=frozenset({"events", "candidates"}),
+        )
+
+    @cached_property
+    def kernel(self) -> TritonKernel:
+        """The feed-forward half with the next layer's projection."""
+        return self._feed_forward("feed_forward", project=True)
+
+    @cached_property
+    def last_kernel(self) -> TritonKernel:
+        """The feed-forward half alone."""
+        return self._feed_forward("feed_forward_last", project=False)
+
+    def kernels(self) -> tuple[TritonKernel, ...]:
+        """All of them."""
+        return (self.projection, self.kernel, self.last_kernel)
+
+    def pack_projection(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> ProjectionWeights:
+        """From `weight` `[blocks, 3 * dim, dim]` and `bias` `[blocks, 3 * dim]`, on their device."""
+        blocks, padded = self.blocks, self.pieces.padded
+        packed = weight.new_zeros(blocks, padded, 3, padded, dtype=dtype)
+        packed[:, : self.dim, :, : self.dim] = weight.view(blocks, 3, self.dim, self.dim).permute(0, 3, 1, 2)
+        vector = bias.new_zeros(blocks, 3, padded, dtype=_fp32())
+        vector[:, :, : self.dim] = bias.view(blocks, 3, self.dim)
+        return ProjectionWeights(packed.view(blocks, padded, 3 * padded), vector.view(blocks, 3 * padded))
+
+    def pack(
+        self,
+        ffn_in: tuple[torch.Tensor, torch.Tensor],
+        ffn_out: tuple[torch.Tensor, torch.Tensor],
+        norm: tuple[torch.Tensor, torch.Tensor],
+        dtype: torch.dtype,
+    ) -> FeedForwardWeights:
+        """From weight and bias of both linear layers `[blocks, outputs, inputs]` and of the norm, on their device."""
+        width, hidden = self.pieces.padded, self.padded_ffn
+        return FeedForwardWeights(
+            _padded(ffn_in[0].transpose(1, 2), (width, hidden), dtype),
+            _padded(ffn_in[1], (hidden,), _fp32()),
+            _padded(ffn_out[0].transpose(1, 2), (hidden, width), dtype),
+            _padded(ffn_out[1], (width,), _fp32()),
+            _padded(norm[0], (width,), _fp32()),
+            _padded(norm[1], (width,), _fp32()),
+        )
+
+    def project(
+        self,
+        runtime: Runtime,
+        x: torch.Tensor,
+        weights: ProjectionWeights,
+        memory: ProjectionMemory,
+        layer: int,
+        *,
+        events: int,
+        rows: range,
+    ) -> None:
+        """Projects the live rows of `rows` for `layer`; the last layer has no queries of events.
+
+        `events` is where the candidates' rows start; bounds of `rows` are multiples of the tile.
+        """
+        self._launch(runtime, self.projection, (x, *weights), memory, layer, events, rows)
+
+    def launch(
+        self,
+        runtime: Runtime,
+        inputs: torch.Tensor,
+        x: torch.Tensor,
+        weights: FeedForwardWeights,
+        following: ProjectionWeights | None,
+        memory: ProjectionMemory,
+        layer: int,
+        *,
+        events: int,
+        rows: range,
+    ) -> None:
+        """The half of layer `layer`, in place in `x`, and the projection of the next where `following` is given."""
+        kernel = self.kernel if following else self.last_kernel
+        none = ProjectionWeights(weights.weights_in, weights.bias_in)
+        tensors = (inputs, x, *weights, *(following or none))
+        self._launch(runtime, kernel, tensors, memory, layer + 1, events, rows)
+
+    def _launch(
+        self,
+        runtime: Runtime,
+        kernel: TritonKernel,
+        tensors: tuple[torch.Tensor, ...],
+        memory: ProjectionMemory,
+        layer: int,
+        events: int,
+        rows: range,
+    ) -> None:
+        """`layer` is the one that is projected for."""
+        users, blocks, per_block, _ = memory.queries.shape
+        first, tiles = rows.start // self.rows, len(rows) // self.rows
+        first_part = int(layer == self.layers - 1)
+        if tiles:
+            numbers = (events, per_block - events, first, layer, first_part)
+            runtime.launch(kernel, (tiles, users * blocks), *tensors, *memory, *numbers)
+
+    @property
+    def _places(self) -> dict[str, str]:
+        tensor = f"*{self.precision}"
+        numbers = dict.fromkeys(("events", "candidates", "first_tile", "layer", "first_part"), "i32")
+        return {"queries": tensor, "own": tensor, "states": "*i64", "words": "*i32", **numbers}
+
+    @property
+    def _constants(self) -> dict[str, int | float | bool]:
+        return {
+            "HEADER": self.header.words,
+            "COUNT": self.header.candidates,
+            "BODY": STATE_BODY,
+            "LAYERS": self.layers,
+            "BLOCKS": self.blocks,
+            "HEAD_DIM": self.dim // self.heads,
+            "DIM": self.dim,
+            "PIECES": self.pieces.number,
+            "PIECE": self.pieces.size,
+            "ROWS": self.rows,
+        }
+
+    def _feed_forward(self, name: str, *, project: bool) -> TritonKernel:
+        from flame.engine.kernels.feed_forward.triton import feed_forward_kernel
+
+        tensor = f"*{self.precision}"
+        vectors = {"weights_in": tensor, "bias_in": "*fp32", "weights_out": tensor, "bias_out": "*fp32"}
+        norm = {"gain": "*fp32", "shift": "*fp32", "weights": tensor, "bias": "*fp32"}
+        return TritonKernel(
+            name=name,
+            function=feed_forward_kernel,
+            signature={"inputs": tensor, "x": tensor, **vectors, **norm, **self._places},
+            constants={
+                **self._constants,
+                "FFN": self.padded_ffn,
+                "EPSILON": EPSILON,
+                "NORM_LAST": self.norm_last,
+                "PROJECT": project,
+                "CHUNK": self.chunk,
+            },
+            warps=self.warps,
+            stages=self.stages,
+            multiples_of_16=frozenset({"events", "candidates"}),
+        )
+
+
+def _fp32() -> torch.dtype:
+    import torch
+
+    return torch.float32
+
+
+def _padded(tensor: torch.Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """`tensor` `[blocks, ...]` with zeros behind it up to `sizes`."""
+    packed = tensor.new_zeros(tensor.shape[0], *sizes, dtype=dtype)
+    packed[(slice(None), *(slice(size) for size in tensor.shape[1:]))] = tensor
+    return packed
