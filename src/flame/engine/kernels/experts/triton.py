@@ -1,0 +1,241 @@
+"""Device code of experts, gates and their towers."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from flame.engine.kernels.towers.triton import task_activation, tower_logit
+
+
+@triton.jit
+def experts(
+    words,
+    wide,
+    first,
+    second,
+    gates,
+    vectors,
+    parts,
+    shares,
+    user_stride,
+    row_stride,
+    room,
+    INPUTS: tl.constexpr,
+    INPUTS_PADDED: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    EXPERTS_PADDED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    PART: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DIM: tl.constexpr,
+    TASKS: tl.constexpr,
+    HEADER_WORDS: tl.constexpr,
+    COUNT_WORD: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    """Grid (parts of all experts and then the gates, tiles of candidates, users)."""
+    PARTS: tl.constexpr = HIDDEN // PART
+    place = tl.program_id(0)
+    user = tl.program_id(2).to(tl.int64)
+    start = tl.program_id(1) * TILE
+    count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    if start >= count:
+        return
+    candidate = start + tl.arange(0, TILE)
+    live = candidate < count
+    at = wide + user * user_stride + candidate * row_stride
+    row = user * room + candidate
+    pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
+    if place < EXPERTS * PARTS:
+        expert = place // PARTS
+        begin = (place - expert * PARTS) * PART
+        column = tl.arange(0, DIM)
+        total = tl.zeros((TILE, DIM), tl.float32)
+        matrix = first + expert * (INPUTS_PADDED * HIDDEN)
+        for step in range(0, PART, CHUNK):
+            unit = begin + step + tl.arange(0, CHUNK)
+            hidden = _product(
+                at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
+            )
+            hidden = tl.maximum(hidden + tl.load(vectors + expert * HIDDEN + unit)[None, :], 0.0)
+            out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + column[None, :])
+            total = tl.dot(hidden.to(out.dtype), out, total, input_precision="ieee")
+        to = parts + (row * (EXPERTS * PARTS) + place)[:, None] * DIM + column[None, :]
+        tl.store(to, total, mask=live[:, None])
+    else:
+        column = tl.arange(0, EXPERTS_PADDED)
+        biases = vectors + EXPERTS * HIDDEN + EXPERTS_PADDED * DIM
+        for task in range(TASKS):
+            matrix = gates + task * (INPUTS_PADDED * EXPERTS_PADDED) + column[None, :]
+            logits = _product(
+                at,
+                live,
+                pieces,
+                matrix,
+                EXPERTS_PADDED,
+                EXPERTS_PADDED,
+                INPUTS,
+                INPUTS_PADDED,
+                STEP,
+                RESIDENT,
+                TILE,
+            )
+            logits += tl.load(biases + task * EXPERTS_PADDED + column)[None, :]
+            logits = tl.where((column < EXPERTS)[None, :], logits, -float("inf"))
+            weights = tl.exp(logits - tl.max(logits, 1)[:, None])
+            weights = weights / tl.sum(weights, 1)[:, None]
+            to = shares + (row * TASKS + task)[:, None] * EXPERTS_PADDED + column[None, :]
+            tl.store(to, weights, mask=live[:, None])
+
+
+@triton.jit
+def _pieces(at, live, INPUTS: tl.constexpr, INPUTS_PADDED: tl.constexpr, STEP: tl.constexpr, RESIDENT: tl.constexpr):
+    """A tile's inputs in pieces, where they are kept."""
+    pieces = ()
+    if RESIDENT:
+        for step in tl.static_range(0, INPUTS_PADDED, STEP):
+            pieces = pieces + (_piece(at, live, step, INPUTS, STEP),)
+    return pieces
+
+
+@triton.jit
+def _piece(at, live, step, INPUTS: tl.constexpr, STEP: tl.constexpr):
+    inner = step + tl.arange(0, STEP)
+    return tl.load(at[:, None] + inner[None, :], mask=live[:, None] & (inner < INPUTS)[None, :], other=0.0)
+
+
+@triton.jit
+def _product(
+    at,
+    live,
+    pieces,
+    matrix,
+    MATRIX_STRIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    INPUTS_PADDED: tl.constexpr,
+    STEP: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A tile's inputs by a matrix, given by its first row's addresses `[1, columns]`."""
+    total = tl.zeros((TILE, COLUMNS), tl.float32)
+    if RESIDENT:
+        for piece in tl.static_range(INPUTS_PADDED // STEP):
+            inner = piece * STEP + tl.arange(0, STEP)
+            total = tl.dot(
+                pieces[piece], tl.load(matrix + inner[:, None] * MATRIX_STRIDE), total, input_precision="ieee"
+            )
+    else:
+        for step in range(0, INPUTS_PADDED, STEP):
+            inner = step + tl.arange(0, STEP)
+            part = _piece(at, live, step, INPUTS, STEP)
+            total = tl.dot(part, tl.load(matrix + inner[:, None] * MATRIX_STRIDE), total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def mixed_towers(
+    words,
+    towers,
+    vectors,
+    parts,
+    shares,
+    scores,
+    room,
+    candidates,
+    EXPERTS: tl.constexpr,
+    EXPERTS_PADDED: tl.constexpr,
+    PARTS: tl.constexpr,
+    DIM: tl.constexpr,
+    TASKS: tl.constexpr,
+    SIGMOIDS: tl.constexpr,
+    TOWER_HIDDEN: tl.constexpr,
+    TOWER_CHUNK: tl.constexpr,
+    BIASES: tl.constexpr,
+    HEADER_WORDS: tl.constexpr,
+    COUNT_WORD: tl.constexpr,
+    TILE: tl.constexpr,
+    TOGETHER: tl.constexpr,
+):
+    """Grid (tiles of candidates, users)."""
+    user = tl.program_id(1).to(tl.int64)
+    start = tl.program_id(0) * TILE
+    count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    if start >= count:
+        return
+    candidate = start + tl.arange(0, TILE)
+    live = candidate < count
+    row = user * room + candidate
+    column = tl.arange(0, DIM)
+    biases = vectors + BIASES
+    outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
+    for task in range(TASKS):
+        share = shares + (row * TASKS + task) * EXPERTS_PADDED
+        mixed = _mixed(share, outputs, parts, biases, row, live, EXPERTS, PARTS, DIM, TILE, TOGETHER)
+        tower = biases + EXPERTS_PADDED * DIM + TASKS * EXPERTS_PADDED + task * (2 * TOWER_HIDDEN + 1)
+        logit = tl.zeros((TILE,), tl.float32) + tl.load(tower + 2 * TOWER_HIDDEN)
+        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
+            unit = units + tl.arange(0, TOWER_CHUNK)
+            matrix = tl.load(towers + (task * DIM + column)[:, None] * TOWER_HIDDEN + unit[None, :])
+            total = tl.dot(mixed.to(matrix.dtype), matrix, input_precision="ieee")
+            logit += tower_logit(total, tower + unit, tower + TOWER_HIDDEN + unit)
+        out = scores + (user * candidates + candidate) * TASKS + task
+        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live)
+
+
+@triton.jit
+def _outputs(
+    parts, biases, row, live, EXPERTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr, TOGETHER: tl.constexpr
+):
+    """All experts' outputs for a tile `[rows, experts, dim]`, where they are held at once."""
+    if TOGETHER:
+        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
+        column = tl.arange(0, DIM)
+        known = (expert < EXPERTS)[None, :, None]
+        at = parts + (row[:, None] * EXPERTS + expert[None, :])[:, :, None] * (PARTS * DIM) + column[None, None, :]
+        seen = live[:, None, None] & known
+        total = tl.load(at, mask=seen, other=0.0)
+        for part in tl.static_range(1, PARTS):
+            total += tl.load(at + part * DIM, mask=seen, other=0.0)
+        bias = tl.load(biases + expert[:, None] * DIM + column[None, :])
+        outputs = total + bias[None, :, :]
+    else:
+        outputs = 0.0
+    return outputs
+
+
+@triton.jit
+def _mixed(
+    share,
+    outputs,
+    parts,
+    biases,
+    row,
+    live,
+    EXPERTS: tl.constexpr,
+    PARTS: tl.constexpr,
+    DIM: tl.constexpr,
+    TILE: tl.constexpr,
+    TOGETHER: tl.constexpr,
+):
+    """The experts' outputs by a task's shares: `[rows, dim]`."""
+    if TOGETHER:
+        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
+        seen = live[:, None] & (expert < EXPERTS)[None, :]
+        weights = tl.load(share[:, None] + expert[None, :], mask=seen, other=0.0)
+        mixed = tl.sum(weights[:, :, None] * outputs, 1)
+    else:
+        column = tl.arange(0, DIM)
+        mixed = tl.zeros((TILE, DIM), tl.float32)
+        for expert in range(EXPERTS):
+            weight = tl.load(share + expert, mask=live, other=0.0)
+            at = parts + (row * (EXPERTS * PARTS) + expert * PARTS)[:, None] * DIM + column[None, :]
+            total = tl.load(at, mask=live[:, None], other=0.0)
+            for part in tl.static_range(1, PARTS):
+                total += tl.load(at + part * DIM, mask=live[:, None], other=0.0)
+            mixed += weight[:, None] * (total + tl.load(biases + expert * DIM + column)[None, :])
+    return mixed
