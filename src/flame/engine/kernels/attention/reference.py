@@ -50,7 +50,5 @@ def bias_of(positions: Tensor, times: Tensor, query: tuple[Tensor, Tensor], key:
     reach, buckets = positions.shape[1] // 2, times.shape[1]
     distance = (key[0][None, :] - query[0][:, None]).clamp(-reach, reach) + reach
     apart = (query[1][:, None] - key[1][None, :]).abs()
-    bucket = torch.tensor(
-        [[min(int(value + 1).bit_length() - 1, buckets - 1) for value in row] for row in apart.tolist()]
-    )
-    return positions[:, distance] + times[:, bucket.reshape(apart.shape)]
+    bucket = [min(int(value + 1).bit_length() - 1, buckets - 1) for value in apart.flatten().tolist()]
+    return positions[:, distance] + times[:, torch.tensor(bucket, dtype=torch.long).view(apart.shape)]

@@ -10,7 +10,7 @@ import triton.language as tl
 def time_bucket(seconds, BUCKETS: tl.constexpr):
     """min(floor(log2(1 + seconds)), BUCKETS - 1), exactly: below the top bit a zero is made, so nothing rounds up."""
     count = seconds.to(tl.uint32) + 1
-    exact = (count & ~(count >> 1)).to(tl.float32)
+    exact = (count ^ (count & (count >> 1))).to(tl.float32)
     return tl.minimum((exact.to(tl.int32, bitcast=True) >> 23) - 127, BUCKETS - 1)
 
 
@@ -83,7 +83,8 @@ def attention_kernel(
     scale = tl.load(scales + block * SCENARIOS + scenario)
     slice_rows = tl.program_id(2).to(tl.int64) * (events + candidates)
     offsets = (slice_rows + rows)[:, None] * DIM + head * HEAD_DIM + columns[None, :]
-    q = tl.load(queries + offsets, mask=real[None, :], other=0.0)
+    exists = rows - base < live
+    q = tl.load(queries + offsets, mask=exists[:, None] & real[None, :], other=0.0)
 
     past = tl.multiple_of((address + BODY).to(tl.pointer_type(dtype)), 16)
     plane = capacity.to(tl.int64) * HEAD_DIM
