@@ -77,6 +77,7 @@ class Ranker:
         self.spec: ModelSpec = engine.spec
         self.backend: str = engine.backend
         self.device: str = engine.device
+        self.precision: str = engine.precision
         self.metrics = metrics or Metrics()
         self._engine = engine
         self._features = features

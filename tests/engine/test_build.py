@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -206,6 +207,8 @@ def test_a_user_without_a_home_is_told(package: ModelPackage, monkeypatch: pytes
 def test_another_device_makes_another_artifact(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    card = SimpleNamespace(name="A GPU", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     prints = [
         locate(package, EngineConfig(backend="eager", device=device), PROFILES)[1]
         for device in ("auto", "cpu", "cuda", "cuda:1")
@@ -215,7 +218,7 @@ def test_another_device_makes_another_artifact(package: ModelPackage, monkeypatc
 
 
 def test_the_names_are_those_of_the_documentation() -> None:
-    assert NAMES == ("auto", "compiled", "openvino", "eager")
+    assert NAMES == ("auto", "fused", "compiled", "openvino", "eager")
 
 
 def test_the_matrix_rate_is_a_rate_and_leaves_threads_alone() -> None:

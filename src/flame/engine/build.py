@@ -14,7 +14,7 @@ from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
 from flame.engine.backends.registry import Backend, BuildTarget, choose
 from flame.engine.costs import measure_cost
-from flame.engine.machine import processor, usable_cores
+from flame.engine.machine import graphics_card, processor, usable_cores
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
 from flame.errors import BackendUnavailable, ConfigError
@@ -39,16 +39,18 @@ class _Build(NamedTuple):
     @property
     def identity(self) -> artifacts.Identity:
         profiles = {"profiles": ", ".join(map(str, self.profiles))} if self.backend.per_profile else {}
+        without = {"without": ", ".join(sorted(set(self.target.without)))} if self.target.without else {}
         return {
             "model": self.package.fingerprint,
             "backend": self.name,
-            "device": "cpu" if self.target.device == "auto" else self.target.device,
-            "precision": "fp32",
+            "device": self.target.device,
+            "precision": self.target.precision,
             "flame": version("flame-serving"),
             "torch": version("torch"),
             **self.backend.versions(),
-            **processor(),
+            **(processor() if self.target.device == "cpu" else graphics_card(self.target.device)),
             **profiles,
+            **without,
         }
 
 
@@ -88,9 +90,9 @@ def locate(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profi
 
 def _chosen(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile], threads: int | None) -> _Build:
     _check_profiles(package, profiles)
-    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores())
+    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores(), config.without)
     name, backend = choose(config.backend, package.spec, target)
-    return _Build(package, tuple(dict.fromkeys(profiles)), name, backend, target)
+    return _Build(package, tuple(dict.fromkeys(profiles)), name, backend, backend.resolve(target))
 
 
 def _check_profiles(package: ModelPackage, profiles: Sequence[Profile]) -> None:
@@ -129,7 +131,7 @@ def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> art
 def _built(build: _Build, folder: Path, report: Progress) -> artifacts.Artifact:
     report(f"building {build.name}", 0, 1)
     with tempfile.TemporaryDirectory(prefix="flame-") as work:
-        build.backend.prepare(build.package, build.profiles, Path(work))
+        build.backend.prepare(build.package, build.profiles, Path(work), build.target)
         artifact = artifacts.write(folder, build.identity, Path(work))
     report(f"building {build.name}", 1, 1)
     _log.info("%s: wrote the artifact %s", build.name, folder)
@@ -149,10 +151,13 @@ def _opened(build: _Build, folder: Path) -> Engine:
 def _costs(
     build: _Build, engine: Engine, folder: Path, artifact: artifacts.Artifact, report: Progress
 ) -> dict[Profile, ProfileCost]:
-    """The cost of every profile: known ones from the artifact, the others measured and added to it."""
+    """The cost of every profile: known ones from the artifact, the others measured and added to it.
+
+    The largest is measured first, so that memory which later ones use again is taken once.
+    """
     threads = build.target.threads
     known = artifact.costs_of(build.profiles, threads)
-    missing = [profile for profile in build.profiles if profile not in known]
+    missing = sorted((profile for profile in build.profiles if profile not in known), key=_size, reverse=True)
     for done, profile in enumerate(missing):
         report("measuring profiles", done, len(missing))
         known[profile] = measure_cost(engine, profile)
@@ -160,6 +165,10 @@ def _costs(
         report("measuring profiles", len(missing), len(missing))
         _keep_costs(build, folder, {profile: known[profile] for profile in missing})
     return {profile: known[profile] for profile in build.profiles}
+
+
+def _size(profile: Profile) -> int:
+    return profile.users * (profile.history + profile.candidates)
 
 
 def _keep_costs(build: _Build, folder: Path, costs: artifacts.Costs) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @cache
@@ -22,6 +23,18 @@ def processor() -> dict[str, str]:
         "cpu": fields.get("model name") or platform.processor(),
         "cpu_flags": " ".join(sorted(flags.split())),
     }
+
+
+def graphics_card(device: str) -> dict[str, str]:
+    """Name, compute capability and driver of a CUDA device that PyTorch finds; an unknown driver is empty."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    try:
+        driver = _DRIVER.read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        driver = ""
+    return {"gpu": properties.name, "capability": f"{properties.major}.{properties.minor}", "driver": driver}
 
 
 def usable_cores() -> int:

@@ -26,7 +26,7 @@ class Service:
 
     def __init__(self, ranker: Ranker, config: Config) -> None:
         self.spec = ranker.spec
-        self.backend = ranker.backend
+        self.engine = f"{ranker.backend} on {ranker.device} in {ranker.precision}"
         self.metrics = ranker.metrics
         self.signature = Signature(ranker.spec)
         self.max_users = config.orchestrator.max_in_flight

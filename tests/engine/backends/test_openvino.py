@@ -31,8 +31,9 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     profiles = [Profile(2, spec.input.max_history, spec.input.max_candidates)]
     folder = tmp_path_factory.mktemp("openvino")
     backend = OpenVinoBackend()
-    backend.prepare(package, profiles, folder)
-    return backend.open(package, profiles, folder, BuildTarget("cpu", "fp32", 1)), EagerEngine(package, profiles)
+    target = BuildTarget("cpu", "fp32", 1)
+    backend.prepare(package, profiles, folder, target)
+    return backend.open(package, profiles, folder, target), EagerEngine(package, profiles)
 
 
 def test_scores_agree_with_the_oracle(engines: tuple[Engine, EagerEngine], make_packed: MakePacked) -> None:

@@ -102,10 +102,10 @@ def test_eager_names_a_device_that_is_none(device: str) -> None:
 
 
 def test_auto_without_any_way_lists_all_reasons() -> None:
-    with pytest.raises(BackendUnavailable, match=r"compiled: .*openvino: .*eager: .*'bf16'"):
+    with pytest.raises(BackendUnavailable, match=r"fused: .*compiled: .*openvino: .*eager: .*'bf16'"):
         choose("auto", SPEC, BuildTarget("cpu", "bf16", 1))
 
 
 def test_an_unknown_backend_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"'fast'; backends are auto, compiled, openvino, eager"):
+    with pytest.raises(ConfigError, match=r"'fast'; backends are auto, fused, compiled, openvino, eager"):
         choose("fast", SPEC, TARGET)

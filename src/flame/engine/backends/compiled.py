@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.backends.checks import check_users, own_buffers, own_state
 from flame.engine.backends.compiled_model import weight_list
 from flame.engine.kernels.cpu.library import ENCODE, RANK, SCORE, LaunchError, Library, StateMemory, Workspace
 from flame.engine.package import ModelPackage
@@ -77,20 +78,10 @@ class CompiledEngine(Engine):
         self._library.close()
 
     def _launch(self, buffers: LaunchBuffers, mode: int, users: int, states: Sequence[HistoryState]) -> None:
-        if not isinstance(buffers, CompiledBuffers):
-            raise ExecutionError(f"buffers of type {type(buffers).__name__} were made by another engine")
-        if not 1 <= users <= buffers.profile.users:
-            raise ExecutionError(
-                f"a launch of profile {buffers.profile} takes 1 to {buffers.profile.users} users, not {users}"
-            )
-        words, scores = buffers.device_words.data_ptr(), buffers.device_scores.data_ptr()
+        own = own_buffers(buffers, CompiledBuffers)
+        check_users(own.profile, users)
+        words, scores = own.device_words.data_ptr(), own.device_scores.data_ptr()
         try:
-            buffers.workspace.launch(mode, words, users, scores, [_own(state) for state in states])
+            own.workspace.launch(mode, words, users, scores, [own_state(state, StateMemory) for state in states])
         except LaunchError as error:
             raise ExecutionError(f"the launch failed: {error}") from error
-
-
-def _own(state: HistoryState) -> StateMemory:
-    if not isinstance(state, StateMemory):
-        raise ExecutionError(f"a state of type {type(state).__name__} was made by another engine")
-    return state

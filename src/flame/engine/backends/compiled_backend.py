@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flame.engine.backends import compiled_model
 from flame.engine.backends.base import Engine
 from flame.engine.backends.compiled import CompiledEngine
 from flame.engine.backends.compiled_model import constants
@@ -30,6 +31,9 @@ class CompiledBackend:
 
     per_profile = False
 
+    def resolve(self, target: BuildTarget) -> BuildTarget:
+        return target.on("cpu", "fp32")
+
     def require(self, spec: ModelSpec, target: BuildTarget) -> None:
         """Raises `BackendUnavailable` with what is in the way."""
         if spec.module:
@@ -43,9 +47,9 @@ class CompiledBackend:
             raise BackendUnavailable(f"compiled needs a C++ compiler: {error}") from error
 
     def versions(self) -> Mapping[str, str]:
-        """The compiler, its options, and a hash of the kernels' sources."""
+        """The compiler, its options, and a hash of the kernels' sources and of what gives them their constants."""
         digest = hashlib.sha256()
-        for source in sorted(SOURCES.iterdir()):
+        for source in (*sorted(SOURCES.iterdir()), Path(compiled_model.__file__)):
             digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
         return {
             "compiler": compiler_version(find_compiler()),
@@ -53,7 +57,7 @@ class CompiledBackend:
             "kernels": digest.hexdigest()[:32],
         }
 
-    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path) -> None:
+    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> None:
         """Compiles `kernels.so` into `folder`. Raises `BackendUnavailable` with the compiler's message."""
         try:
             compile_library(f"{package.spec.architecture}.cpp", constants(package.spec), folder / LIBRARY)

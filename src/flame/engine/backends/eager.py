@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.backends.checks import NOT_ENCODED, check_users, own_state
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.models import ModelState
 from flame.engine.models.head import activate
@@ -80,7 +81,7 @@ class EagerEngine(Engine):
         with _as_execution_error():
             encoded = _state_of(self._model.encode(inputs), len(states))
         for user, state in enumerate(states):
-            own = _own(state)
+            own = own_state(state, EagerState)
             if own.history < buffers.profile.history:
                 raise ExecutionError(f"a state for {own.history} events cannot take profile {buffers.profile}")
             own.tensors = tuple(part[user : user + 1].clone() for part in encoded)
@@ -98,10 +99,7 @@ class EagerEngine(Engine):
         del self._model
 
     def _inputs(self, buffers: LaunchBuffers, users: int) -> ModelInputs:
-        if not 1 <= users <= buffers.profile.users:
-            raise ExecutionError(
-                f"a launch of profile {buffers.profile} takes 1 to {buffers.profile.users} users, not {users}"
-            )
+        check_users(buffers.profile, users)
         if self.device != "cpu":
             buffers.device_words.copy_(torch.from_numpy(buffers.words), non_blocking=True)
         return unpack(buffers.device_words, buffers.layout).first(users)
@@ -152,14 +150,8 @@ def _told(encoded: object) -> str:
     return f"it gave a {type(encoded).__name__}"
 
 
-def _own(state: HistoryState) -> EagerState:
-    if not isinstance(state, EagerState):
-        raise ExecutionError(f"a state of type {type(state).__name__} was made by another engine")
-    return state
-
-
 def _tensors(state: HistoryState) -> ModelState:
-    own = _own(state)
+    own = own_state(state, EagerState)
     if own.tensors is None:
-        raise ExecutionError("nothing was encoded into this state yet")
+        raise ExecutionError(NOT_ENCODED)
     return own.tensors

@@ -23,8 +23,12 @@ class EagerBackend:
 
     per_profile = False
 
+    def resolve(self, target: BuildTarget) -> BuildTarget:
+        return target.on("cpu", "fp32")
+
     def require(self, spec: ModelSpec, target: BuildTarget) -> None:
         """Raises `BackendUnavailable` for a precision other than fp32, and a device that is not here."""
+        target.require_no_parts("eager")
         if target.precision not in ("auto", "fp32"):
             raise BackendUnavailable(f"eager runs in fp32 only, engine.precision is {target.precision!r}")
         if target.device not in ("auto", "cpu") and not _CUDA.fullmatch(target.device):
@@ -35,15 +39,14 @@ class EagerBackend:
     def versions(self) -> Mapping[str, str]:
         return {}
 
-    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path) -> None:
+    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> None:
         """Writes nothing."""
 
     def open(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> Engine:
         """An engine; PyTorch's threads are set for the whole process, as PyTorch knows no other way."""
-        device = "cpu" if target.device == "auto" else target.device
-        if device == "cpu":
+        if target.device == "cpu":
             torch.set_num_threads(target.threads)
-        return EagerEngine(package, profiles, device)
+        return EagerEngine(package, profiles, target.device)
 
 
 def _require_cuda(device: str, index: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state
 from flame.engine.backends.openvino_model import input_names
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
@@ -130,7 +131,7 @@ class OpenVinoEngine(Engine):
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         outputs = self._launch(buffers, "encode", len(states)).run()
         for user, state in enumerate(states):
-            own = _own(state)
+            own = own_state(state, OpenVinoState)
             for part, output in zip(own.parts, outputs, strict=True):
                 _paste(part, output[user])
             own.encoded = True
@@ -138,9 +139,9 @@ class OpenVinoEngine(Engine):
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         launch = self._launch(buffers, "score", len(states))
         for user, state in enumerate(states):
-            own = _own(state)
+            own = own_state(state, OpenVinoState)
             if not own.encoded:
-                raise ExecutionError("nothing was encoded into this state yet")
+                raise ExecutionError(NOT_ENCODED)
             for array, part in zip(launch.state_arrays, own.parts, strict=True):
                 _paste(array[user], part)
         self._write(buffers, launch.run(), len(states))
@@ -149,22 +150,12 @@ class OpenVinoEngine(Engine):
         self._graphs = {}
 
     def _launch(self, buffers: LaunchBuffers, kind: str, users: int) -> _Launch:
-        if not isinstance(buffers, OpenVinoBuffers):
-            raise ExecutionError(f"buffers of type {type(buffers).__name__} were made by another engine")
-        if not 1 <= users <= buffers.profile.users:
-            raise ExecutionError(
-                f"a launch of profile {buffers.profile} takes 1 to {buffers.profile.users} users, not {users}"
-            )
-        return buffers.launches[kind]
+        own = own_buffers(buffers, OpenVinoBuffers)
+        check_users(own.profile, users)
+        return own.launches[kind]
 
     def _write(self, buffers: LaunchBuffers, outputs: Sequence[Array], users: int) -> None:
         buffers.scores[:users] = outputs[0][:users]
-
-
-def _own(state: HistoryState) -> OpenVinoState:
-    if not isinstance(state, OpenVinoState):
-        raise ExecutionError(f"a state of type {type(state).__name__} was made by another engine")
-    return state
 
 
 def _paste(target: Array, source: Array) -> None:

@@ -28,6 +28,9 @@ class OpenVinoBackend:
 
     per_profile = True
 
+    def resolve(self, target: BuildTarget) -> BuildTarget:
+        return target.on("cpu", "fp32")
+
     def require(self, spec: ModelSpec, target: BuildTarget) -> None:
         """Raises `BackendUnavailable` with what is in the way."""
         if spec.module:
@@ -41,7 +44,7 @@ class OpenVinoBackend:
     def versions(self) -> Mapping[str, str]:
         return {"openvino": openvino.__version__}
 
-    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path) -> None:
+    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> None:
         """Writes a graph with its weights for every profile and kind; each takes some seconds."""
         model = package.model()
         for profile in profiles:

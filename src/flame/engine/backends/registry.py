@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BACKENDS = {
+    "fused": "flame.engine.backends.fused.backend:FusedBackend",
     "compiled": "flame.engine.backends.compiled_backend:CompiledBackend",
     "openvino": "flame.engine.backends.openvino_backend:OpenVinoBackend",
     "eager": "flame.engine.backends.eager_backend:EagerBackend",
@@ -28,18 +29,36 @@ NAMES = ("auto", *_BACKENDS)
 
 
 class BuildTarget(NamedTuple):
-    """What an engine is built for; `threads` is how many one launch may use on a CPU."""
+    """What an engine is built for; `threads` is how many one launch may use on a CPU.
+
+    `device` and `precision` may be "auto" until a backend resolves them. `without` names parts of the fused backend
+    to leave out.
+    """
 
     device: str
     precision: str
     threads: int
+    without: tuple[str, ...] = ()
+
+    def on(self, device: str, precision: str) -> BuildTarget:
+        """With this device and precision in the place of "auto"."""
+        return self._replace(
+            device=device if self.device == "auto" else self.device,
+            precision=precision if self.precision == "auto" else self.precision,
+        )
 
     def require_cpu_fp32(self, backend: str) -> None:
-        """Raises `BackendUnavailable` when this is another device or precision."""
+        """Raises `BackendUnavailable` when this is another device or precision, or names parts to leave out."""
+        self.require_no_parts(backend)
         if self.device not in ("auto", "cpu"):
             raise BackendUnavailable(f"{backend} runs on a CPU, engine.device is {self.device!r}")
         if self.precision not in ("auto", "fp32"):
             raise BackendUnavailable(f"{backend} runs in fp32, engine.precision is {self.precision!r}")
+
+    def require_no_parts(self, backend: str) -> None:
+        """Raises `BackendUnavailable` when parts are to be left out: only the fused backend is made of parts."""
+        if self.without:
+            raise BackendUnavailable(f"{backend} has no parts to leave out, engine.without is {list(self.without)}")
 
 
 class Backend(Protocol):
@@ -50,17 +69,20 @@ class Backend(Protocol):
 
     per_profile: bool
 
+    def resolve(self, target: BuildTarget) -> BuildTarget:
+        """`target` with the device and precision that this backend takes where it says "auto"."""
+
     def require(self, spec: ModelSpec, target: BuildTarget) -> None:
         """Raises `BackendUnavailable` with the reason when this backend cannot run this model here."""
 
     def versions(self) -> Mapping[str, str]:
         """Of what it is built with; other versions make other artifacts."""
 
-    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path) -> None:
-        """Writes what has to be built once into the empty `folder`."""
+    def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> None:
+        """Writes what has to be built once into the empty `folder`; `target` is resolved."""
 
     def open(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> Engine:
-        """An engine from what `prepare` wrote, without costs."""
+        """An engine from what `prepare` wrote, without costs; `target` is resolved."""
 
 
 def backend(name: str) -> Backend:
@@ -92,6 +114,7 @@ def choose(name: str, spec: ModelSpec, target: BuildTarget) -> tuple[str, Backen
             _log.info("backend auto: not %s: %s", candidate, error)
             reasons.append(f"{candidate}: {error}")
         else:
-            _log.info("backend auto: %s", candidate)
+            device, precision, *_ = found[1].resolve(target)
+            _log.info("backend auto: %s on %s in %s", candidate, device, precision)
             return found
     raise BackendUnavailable("no backend can run this model here: " + "; ".join(reasons))

@@ -20,11 +20,15 @@ MOST_BLOCKS = HEADER_WORDS - 1
 
 @dataclass(eq=False, slots=True)
 class DeviceState:
-    """Memory of one state; owned by whoever asked the engine for it, `encoded` once an encode has been put into it."""
+    """Memory of one state; held by whoever asked the engine for it, `encoded` once an encode has been put into it.
+
+    `owner` is what made it: a state means nothing to another engine.
+    """
 
     memory: torch.Tensor
     capacity: int
     encoded: bool = False
+    owner: object = None
 
     @property
     def nbytes(self) -> int:
@@ -35,8 +39,9 @@ class DeviceState:
         return self.memory.data_ptr()
 
 
-def new_state(capacity: int, body_bytes: int, device: torch.device) -> DeviceState:
+def new_state(capacity: int, body_bytes: int, device: torch.device, owner: object = None) -> DeviceState:
     """A state for `capacity` events per sequence with nothing encoded in it; its header is written before return."""
     memory = torch.zeros(HEADER_BYTES + body_bytes, dtype=torch.uint8, device=device)
-    memory[:4].view(torch.int32).fill_(capacity)
-    return DeviceState(memory, capacity)
+    # A copy from pageable memory is over when it returns: launches run on streams that wait for no other.
+    memory[:4].view(torch.int32).copy_(torch.tensor([capacity], dtype=torch.int32))
+    return DeviceState(memory, capacity, owner=owner)

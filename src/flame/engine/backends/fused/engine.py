@@ -1,0 +1,136 @@
+"""The engine of the fused backend: programs of GPU kernels, captured once for every launch buffer.
+
+Everything a launch needs is allocated and captured by `buffers`; a launch is then one copy of what it reads, the
+kernels, one copy of the scores, and one event to wait for. Scores are the same bits whatever else is in the launch.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
+from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state
+from flame.engine.backends.fused.buffers import FusedBuffers, allocate
+from flame.engine.backends.fused.lanes import Lane
+from flame.engine.backends.fused.program import Program
+from flame.engine.backends.fused.rows import EVENT_TILE, padded
+from flame.engine.backends.fused.state import DeviceState, new_state
+from flame.engine.kernels.kernel import KernelError
+from flame.engine.spec import ModelSpec, Profile, ProfileCost
+from flame.errors import ExecutionError
+
+
+class FusedEngine(Engine):
+    """Runs `program` on lanes, one for every `buffers`; two threads may launch at the same time on two of them."""
+
+    backend = "fused"
+    graph_safe = True
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        profiles: Sequence[Profile],
+        program: Program,
+        *,
+        device: torch.device,
+        precision: str,
+        lane: Callable[[], Lane],
+        at_close: Callable[[], None] = lambda: None,
+        costs: Mapping[Profile, ProfileCost] | None = None,
+    ) -> None:
+        """`lane` makes a lane; `at_close` frees what the caller made for the program."""
+        self.spec = spec
+        self.device = str(device)
+        self.precision = precision
+        self.profiles = tuple(profiles)
+        self.costs = dict(costs or {})
+        self._program: Program | None = program
+        self._device = device
+        self._new_lane = lane
+        self._at_close = at_close
+        self._mark = object()
+        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+    def buffers(self, profile: Profile) -> FusedBuffers:
+        """Pinned host memory, device memory, and all launches of `profile` captured."""
+        program = self._open_program()
+        with _as_execution_error(f"buffers of profile {profile}"):
+            lane = self._new_lane()
+            self._lanes.add(lane)
+            return allocate(self.spec, program, profile, lane, self._mark)
+
+    def state(self, history: int) -> HistoryState:
+        """Room for `history` events, in whole tiles, on the device."""
+        program = self._open_program()
+        capacity = padded(self.spec.input.sequence_capacity(history), EVENT_TILE)
+        with _as_execution_error(f"a state for {history} events"):
+            return new_state(capacity, program.state_bytes(capacity), self._device, self._mark)
+
+    def rank(self, buffers: LaunchBuffers, users: int) -> None:
+        self._launch(self._own(buffers, users), "rank", users)
+
+    def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        launch = self._own(buffers, len(states))
+        own = [self._own_state(state) for state in states]
+        for state in own:
+            if state.capacity < launch.capacity:
+                raise ExecutionError(f"a state for {state.capacity} events cannot take profile {launch.profile}")
+            state.encoded = False
+        launch.point([state.address for state in own])
+        self._launch(launch, "encode", len(own))
+        for state in own:
+            state.encoded = True
+
+    def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        launch = self._own(buffers, len(states))
+        own = [self._own_state(state) for state in states]
+        if not all(state.encoded for state in own):
+            raise ExecutionError(NOT_ENCODED)
+        launch.point([state.address for state in own])
+        self._launch(launch, "score", len(own))
+
+    def close(self) -> None:
+        """Frees the weights, the graphs and the machine code; what `buffers` and `state` gave is its holder's."""
+        if self._program is None:
+            return
+        self._program = None
+        for lane in list(self._lanes):
+            lane.close()
+        self._at_close()
+
+    def _launch(self, buffers: FusedBuffers, kind: str, users: int) -> None:
+        self._open_program()
+        buffers.use(kind, users)
+        with _as_execution_error("the launch"):
+            buffers.launches[kind]()
+
+    def _open_program(self) -> Program:
+        if self._program is None:
+            raise ExecutionError("the engine is closed")
+        return self._program
+
+    def _own(self, buffers: LaunchBuffers, users: int) -> FusedBuffers:
+        own = own_buffers(buffers, FusedBuffers)
+        if own.owner is not self._mark:
+            raise ExecutionError("buffers were made by another engine")
+        check_users(own.profile, users)
+        return own
+
+    def _own_state(self, state: HistoryState) -> DeviceState:
+        own = own_state(state, DeviceState)
+        if own.owner is not self._mark:
+            raise ExecutionError("a state was made by another engine")
+        return own
+
+
+@contextmanager
+def _as_execution_error(what: str) -> Iterator[None]:
+    """What PyTorch and the driver say, in our own words."""
+    try:
+        yield
+    except (RuntimeError, KernelError) as error:
+        raise ExecutionError(f"{what} failed: {error}") from error
