@@ -14,7 +14,7 @@ from flame.engine.package import ModelPackage, load
 from flame.engine.spec import Profile
 from flame.engine.validate import validate
 from flame.errors import EngineError
-from flame.layout import EVENT_AGE
+from flame.layout import CANDIDATES, EVENT_AGE
 
 PROFILES = (Profile(1, 37, 23), Profile(3, 20, 8), Profile(2, 0, 5))
 
@@ -161,6 +161,27 @@ def test_an_engine_that_forgets_one_tensor_is_caught(forgotten: str, package: Mo
     neutral = package.weights[forgotten] * 0 + (1.0 if "scale" in forgotten or "norm.weight" in forgotten else 0.0)
     spoilt = ModelPackage(package.spec, {**package.weights, forgotten: neutral}, None, "spoilt")
     assert failures(EagerEngine(spoilt, PROFILES), package) == {"error"}
+
+
+class AlmostIsolated(EagerEngine):
+    """One bit of a score depends on what else is in the launch."""
+
+    def rank(self, buffers, users):
+        super().rank(buffers, users)
+        counts = buffers.layout.views(buffers.words).header[:users, CANDIDATES]
+        for user, count in enumerate(counts):
+            buffers.scores[user] += np.spacing(np.float32(1)) * (count % 2)
+
+
+@pytest.mark.parametrize(("backend", "exact"), [("eager", False), ("compiled", True), ("fused", True)])
+def test_backends_that_promise_bitwise_isolation_are_held_to_the_bit(
+    backend: str, exact: bool, package: ModelPackage
+) -> None:
+    engine = AlmostIsolated(package, PROFILES)
+    engine.backend = backend
+    found = failures(engine, package)
+    assert "error" not in found
+    assert {"subset", "split"} <= found if exact else not found
 
 
 def test_the_report_is_told_as_text_and_as_data(package: ModelPackage) -> None:

@@ -21,6 +21,7 @@ from flame.engine.presets import preset, random_weights
 from flame.engine.probe import Packed, Place, Probe, repack
 from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import ModelSpec, Profile, Task
+from flame.engine.validate import validate
 from flame.errors import ExecutionError
 from flame.layout import CANDIDATES, EVENT_ACTION, LENGTHS, SCENARIO
 from flame.records import Scores
@@ -56,6 +57,16 @@ def test_scores_agree_with_the_oracle(
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5, err_msg=f"user {user}")
     spread = np.concatenate(expected).std(0)
     assert (spread > 1e-3).all(), f"scores that do not differ prove nothing: {spread}"
+
+
+def test_validation_finds_no_difference_at_all(
+    wide_spec: ModelSpec, make_engine: MakeEngine, oracle_of: Oracle
+) -> None:
+    engine = make_engine(wide_spec)
+    engine.profiles = (Profile(2, 300, 150), Profile(3, 70, 33))
+    report = validate(engine, oracle_of(wide_spec), requests=4)
+    assert report.passed, report.render()
+    assert report.tolerance.isolation == max(result.worst for result in report.isolation) == 0
 
 
 def test_a_score_is_the_same_whatever_else_is_in_the_launch(
