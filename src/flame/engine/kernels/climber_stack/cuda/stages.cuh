@@ -1,0 +1,50 @@
+// What goes through the ring, and in which order: one thread of a CTA sends what its other warps take.
+//   keys' and values' weights of every head          where the CTA has history
+//   queries' weights (with the own key's), keys and values, head by head; or all queries' first
+//   stages of the feed-forward net
+#pragma once
+#include "ring.cuh"
+#include "tiles.cuh"
+
+template <bool HEADS_TOGETHER>
+DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, const Ring& ring) {
+  Position p;
+  const int units = t.units(), chunks = up(units, CHUNK);
+  const bool history = t.any_history, candidates = t.any_candidates;
+  const int query_bytes = candidates ? HEAD_BYTES : QUERY_BYTES;
+  for (int layer = 0; layer < LAYERS; layer++) {
+    const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES;
+    if (history)
+      for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES + QUERY_BYTES, KEY_VALUE_BYTES);
+    if (!candidates && layer == LAYERS - 1) break;
+    bool seen = g.mode == SCORE;
+    if (queries_first)
+      for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES, query_bytes);
+    for (int i = 0; i < (HEADS_TOGETHER ? 1 : HEADS); i++) {
+      if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
+      for (int c = 0; c < chunks; c++)
+        for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
+          if (!seen) wait_for_keys(counter(g, t, layer), t.wanted);
+          seen = true;
+          ring.fill(p, t.keys(layer, h) + (size_t)c * (CHUNK * UNIT_BYTES), min(CHUNK, units - c * CHUNK) * UNIT_BYTES);
+        }
+    }
+    for (int j = 0; j < FFN_STAGES; j++)
+      ring.fill(p, w + FFN_START + j * FFN_STRIDE, j == FFN_STAGES - 1 ? FFN_BYTES + NORM_BYTES : FFN_BYTES);
+  }
+}
+
+// The scales of the user's scenario, for every layer; every thread of the CTA, before a barrier
+DEVICE void load_scales(float (&scales)[LAYERS], const Launch& g, const Tile& t) {
+  if (threadIdx.x >= LAYERS) return;
+  const int scenario = g.header[(size_t)t.user * g.header_words + HEADER_SCENARIO];
+  scales[threadIdx.x] = g.scales[(threadIdx.x * BLOCKS + t.block) * SCENARIOS + min(max(scenario, 0), SCENARIOS - 1)];
+}
+
+// Address of the first row of strip `strip`, and how many rows from there are live
+DEVICE char* strip_rows(const Launch& g, const Tile& t, int strip, int rows, int& live) {
+  const bool history = strip < t.history;
+  const int row = history ? strip * rows : (strip - t.history) * rows;
+  live = (history ? t.length : t.count) - row;
+  return g.x + ((size_t)t.pair * g.rows + (history ? row : g.events + row)) * (2 * DIM);
+}

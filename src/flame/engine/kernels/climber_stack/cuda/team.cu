@@ -1,0 +1,242 @@
+// All layers in one launch, for few rows: all warps of a CTA work on the same TILES tiles of 16 rows. A warp has one head of
+// one tile in attention, some of the hidden columns, then one of the n8 tiles of the second product.
+//   TILES, SLOTS
+#include "attention.cuh"
+#include "feed_forward.cuh"
+#include "stages.cuh"
+
+constexpr int WARPS = COLUMNS;
+constexpr int FFN_STEPS = FFN / 16;
+constexpr int HIDDEN_WORDS = FFN_STEPS * LANES;  // uint4 of 16 rows of the hidden layer
+constexpr int OUT_WORDS = COLUMNS * LANES;       // float4 of 16 rows of the second product
+static_assert(FFN_STAGES <= SLOTS, "all stages of the feed-forward net stay in the ring until they are used");
+static_assert(TILES * HEADS <= WARPS, "every head of every tile has a warp");
+
+DEVICE void team_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(WARPS * LANES) : "memory"); }
+
+struct Team {
+  const Launch& g;
+  const Tile& t;
+  const Ring& ring;
+  const float* scales;
+  uint4 *y, *hidden_rows, *x;  // per tile TILE, HIDDEN_WORDS and OUT_WORDS apart; the second product takes the place of x
+  int warp, lane;
+  Position place;
+
+  DEVICE void next() {
+    ring.release(place, lane);
+    place.next();
+  }
+  DEVICE bool history(int tile) const { return t.first + tile < t.history; }
+  DEVICE bool live(int tile) const { return t.first + tile < t.end; }
+  DEVICE uint4* x_of(int tile) const { return x + tile * OUT_WORDS + lane; }
+
+  DEVICE void load() {
+    if (warp < TILES) {
+      int rows;
+      const char* from = strip_rows(g, t, t.first + warp, UNIT, rows);
+      if (!live(warp)) rows = 0;
+      u32 f[STEPS][4];
+      load_rows(f, from, 0, rows, lane);
+      put_rows(x_of(warp), f);
+    }
+    team_barrier();
+  }
+
+  // Keys and values of a layer, into the state; which warp has which part turns with the head
+  DEVICE void publish(int layer) {
+    constexpr int PARTS = 2 * TILES;
+#pragma unroll 1
+    for (int h = 0; h < HEADS; h++) {
+      const char* w = ring.wait(place);
+#pragma unroll 1
+      for (int part = (warp + WARPS * PARTS - h * PARTS) % WARPS; part < PARTS; part += WARPS) {
+        const int tile = part >> 1;
+        if (history(tile)) {
+          char* to = t.keys(layer, h) + (t.first + tile) * UNIT_BYTES;
+          u32 f[1][STEPS][4];
+          float a[1][4][4];
+          get_strip<1>(f, x_of(tile));
+          if (part & 1) {
+            project_values<1>(a, f, w, lane);
+            store_values(to, a[0], lane);
+          } else {
+            project_keys<1>(a, f, w, lane);
+            store_keys(to, a[0], lane);
+          }
+        }
+      }
+      next();
+    }
+    fence_bulk();
+    team_barrier();
+    if (threadIdx.x == 0) add_release(counter(g, t, layer), min(TILES, t.history - t.first));
+  }
+
+  // y = attention + x
+  DEVICE void attention(int layer, bool last) {
+    const int head = warp % HEADS, tile = warp / HEADS;
+    const bool candidates = !history(tile), active = tile < TILES && live(tile) && (candidates || !last);
+    Attention<1> a;
+    u32 q[1][2][4];
+    a.init();
+#pragma unroll 1
+    for (int h = 0; h < HEADS; h++) {
+      const char* w = ring.wait(place);
+      if (active && h == head) {
+        u32 f[1][STEPS][4];
+        get_strip<1>(f, x_of(tile));
+        make_queries<1>(q, f, w, scales[layer], lane);
+        if (candidates) attend_itself<1>(a, q, f, w + QUERY_BYTES, lane);
+      }
+      next();
+    }
+    if (t.length == 0 && active) choose_shift<1>(a, q, nullptr, 0, lane);
+#pragma unroll 1
+    for (int left = t.length; left > 0; left -= CHUNK * UNIT)
+#pragma unroll 1
+      for (int h = 0; h < HEADS; h++) {
+        const char* kv = ring.wait(place);
+        if (active && h == head) {
+          if (left == t.length) choose_shift<1>(a, q, kv, left, lane);
+          attend<1, 4>(a, q, kv, left, lane);
+        }
+        next();
+      }
+    if (!active) return;
+    float sums[1][2];
+    row_totals<1>(sums, a);
+    if (__builtin_expect(out_of_range<1>(sums), 0)) {
+      const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES + QUERY_BYTES;
+      repair<1>(a, sums, q, x_of(tile), w, t.keys(layer, head), t.length, candidates, lane);
+      row_totals<1>(sums, a);
+    }
+    u32 x0[4], x1[4], part[2][4];
+    get(x0, x_of(tile) + 2 * head * LANES);
+    get(x1, x_of(tile) + (2 * head + 1) * LANES);
+    add_residual(part, a.out[0], sums[0], x0, x1);
+    put(y + tile * TILE + 2 * head * LANES + lane, part[0]);
+    put(y + tile * TILE + (2 * head + 1) * LANES + lane, part[1]);
+  }
+
+  // Hidden columns of all tiles
+  DEVICE void first_product(const Position (&places)[FFN_STAGES]) {
+#pragma unroll
+    for (int i = 0; i < (FFN_STEPS + WARPS - 1) / WARPS; i++) {
+      const int step = warp + WARPS * i, s = step % HIDDEN_STEPS;
+      if (step >= FFN_STEPS) break;
+      Position p = places[0];
+      for (int j = 0; j < step / HIDDEN_STEPS; j++) p.next();
+      const char* w = ring.wait(p);
+#pragma unroll
+      for (int m = 0; m < TILES; m++) {
+        u32 f[1][STEPS][4], g16[1][4];
+        get_strip<1>(f, y + m * TILE + lane);
+        hidden<1>(g16, f, first_weights(w, s), first_bias(w, s), lane);
+        put(hidden_rows + m * HIDDEN_WORDS + step * LANES + lane, g16[0]);
+      }
+    }
+  }
+
+  // The warp's eight columns of all tiles; the last stage is kept, the norm's parameters are in it
+  DEVICE void second_product(const Position (&places)[FFN_STAGES]) {
+    float a[TILES][4];
+#pragma unroll
+    for (int m = 0; m < TILES; m++) a[m][0] = a[m][1] = a[m][2] = a[m][3] = 0.f;
+#pragma unroll
+    for (int j = 0; j < FFN_STAGES; j++) {
+      const char* w = ring.wait(places[j]);
+#pragma unroll
+      for (int s = 0; s < HIDDEN_STEPS; s++) {
+        const int at = ((s * (COLUMNS / 2) + (warp >> 1)) * LANES + lane) * 2 + (warp & 1);
+        const uint2 v = reinterpret_cast<const uint2*>(second_weights(w))[at];
+#pragma unroll
+        for (int m = 0; m < TILES; m++) {
+          u32 f[4];
+          get(f, hidden_rows + m * HIDDEN_WORDS + (j * HIDDEN_STEPS + s) * LANES + lane);
+          mma(a[m], f, v.x, v.y);
+        }
+      }
+      if (j < FFN_STAGES - 1) ring.release(places[j], lane);
+    }
+#pragma unroll
+    for (int m = 0; m < TILES; m++)
+      reinterpret_cast<float4*>(x)[m * OUT_WORDS + warp * LANES + lane] = make_float4(a[m][0], a[m][1], a[m][2], a[m][3]);
+  }
+
+  DEVICE void norm(const Position& parameters, bool last) {
+    u32 f[STEPS][4], before[STEPS][4];
+    float a[COLUMNS][4];
+    get_rows(before, y + warp * TILE + lane);
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) {
+      const float4 v = reinterpret_cast<const float4*>(x)[warp * OUT_WORDS + j * LANES + lane];
+      a[j][0] = v.x;
+      a[j][1] = v.y;
+      a[j][2] = v.z;
+      a[j][3] = v.w;
+    }
+    __syncwarp();
+    add_norm(f, before, a, norm_parameters(ring.at(parameters)), lane);
+    put_rows(x_of(warp), f);
+    if (last && live(warp) && !history(warp)) {
+      int rows;
+      char* to = strip_rows(g, t, t.first + warp, UNIT, rows);
+      store_rows(to, f, 0, rows, lane);
+    }
+  }
+
+  DEVICE void feed_forward(bool last) {
+    Position places[FFN_STAGES];
+#pragma unroll
+    for (int j = 0; j < FFN_STAGES; j++) {
+      places[j] = place;
+      place.next();
+    }
+    first_product(places);
+    team_barrier();
+    second_product(places);
+    team_barrier();
+    if (warp < TILES) norm(places[FFN_STAGES - 1], last);
+    ring.release(places[FFN_STAGES - 1], lane);
+  }
+
+  DEVICE void run() {
+    load();
+#pragma unroll 1
+    for (int layer = 0; layer < LAYERS; layer++) {
+      const bool last = layer == LAYERS - 1;
+      if (t.any_history) publish(layer);
+      if (last && !t.any_candidates) break;
+      attention(layer, last);
+      team_barrier();
+      feed_forward(last);
+      team_barrier();
+    }
+  }
+};
+
+extern "C" __global__ void __launch_bounds__((WARPS + 1) * LANES, 1) climber_team(const __grid_constant__ Launch g) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ Strips strips;
+  __shared__ Tile t;
+  __shared__ __align__(8) u64 barriers[2 * SLOTS];
+  __shared__ float scales[LAYERS];
+  const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
+  if (threadIdx.x == 0) ring.init(WARPS);
+  take_tile<UNIT, TILES>(g, strips, t);
+  if (t.any()) {
+    load_scales(scales, g, t);
+    __syncthreads();
+    if (warp == WARPS) {
+      if (lane == 0) send_stages<true>(g, t, true, ring);
+    } else {
+      uint4* y = reinterpret_cast<uint4*>(memory + SLOTS * SLOT);
+      uint4* hidden_rows = y + TILES * TILE;
+      Team team{g, t, ring, scales, y, hidden_rows, hidden_rows + TILES * HIDDEN_WORDS, warp, lane};
+      team.run();
+    }
+  }
+  leave(g, strips);
+}

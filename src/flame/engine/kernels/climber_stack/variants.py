@@ -1,0 +1,137 @@
+"""The configurations of the kernels: all give the same bits, which one is fastest depends on how many rows there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flame.engine.kernels.climber_stack.sizes import HEAD_DIM, StackSizes
+from flame.engine.kernels.header import Header
+from flame.engine.kernels.kernel import CudaKernel
+
+Mode = Literal["rank", "encode", "score"]
+
+_SOURCES = Path(__file__).parent / "cuda"
+_SHARED = 228 * 1024
+"""Bytes of a multiprocessor of compute capability 9.0."""
+_PER_CTA = 1024 + 2560
+"""Of these, what the driver and the kernels' static variables take for each CTA."""
+_MOST_SLOTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One configuration.
+
+    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `warps` warps has `tiles` of its own.
+    `resident` CTAs fit a multiprocessor, the warps that compute have `registers` registers, and keys are taken 16 * `unroll`
+    at a time.
+    """
+
+    kind: Literal["team", "strip"]
+    tiles: int
+    warps: int = 1
+    unroll: int = 4
+    resident: int = 1
+    registers: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of a CTA."""
+        return 16 * self.tiles * self.warps
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.rows}" + (f"x{self.resident}" if self.resident > 1 else "")
+
+    def slots(self, sizes: StackSizes) -> int:
+        """Slots of the ring: as many as fit."""
+        return min(_MOST_SLOTS, (_SHARED // self.resident - _PER_CTA - self._working_bytes(sizes)) // sizes.slot_bytes)
+
+    def fits(self, sizes: StackSizes) -> bool:
+        """Whether the ring can hold what has to be there at a time."""
+        return self.slots(sizes) >= (sizes.ffn_stages if self.kind == "team" else 3)
+
+    def threads(self, sizes: StackSizes) -> int:
+        return 32 * (sizes.dim // 8 + 1 if self.kind == "team" else self.warps + 4)
+
+    def shared(self, sizes: StackSizes) -> int:
+        """Dynamic shared memory of a CTA, in bytes."""
+        return self.slots(sizes) * sizes.slot_bytes + self._working_bytes(sizes)
+
+    def kernel(self, sizes: StackSizes, header: Header) -> CudaKernel:
+        """The kernel of this configuration."""
+        return CudaKernel(
+            name=f"climber-stack-{self.name}",
+            source=str(_SOURCES / f"{self.kind}.cu"),
+            entry=f"climber_{self.kind}",
+            signature={"launch": "bytes"},
+            defines=_defines(sizes, header) | self._defines(sizes),
+            threads=self.threads(sizes),
+            shared=self.shared(sizes),
+        )
+
+    def _working_bytes(self, sizes: StackSizes) -> int:
+        """Rows beside the ring: of a strip x; of a team y, the hidden layer in bf16, and the second product in fp32."""
+        if self.kind == "strip":
+            return 2 * self.rows * sizes.dim
+        return self.rows * (2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim)
+
+    def _defines(self, sizes: StackSizes) -> dict[str, int]:
+        defines = {"TILES": self.tiles, "SLOTS": self.slots(sizes)}
+        if self.kind == "strip":
+            defines |= {"WARPS": self.warps, "UNROLL": self.unroll}
+            defines |= {"RESIDENT": self.resident, "REGISTERS": self.registers}
+        return defines
+
+
+def _defines(sizes: StackSizes, header: Header) -> dict[str, int]:
+    return {
+        "LAYERS": sizes.layers,
+        "BLOCKS": sizes.blocks,
+        "HEADS": sizes.dim // HEAD_DIM,
+        "FFN": sizes.ffn,
+        "HIDDEN": sizes.hidden,
+        "SCENARIOS": sizes.scenarios,
+        "HEADER_SCENARIO": header.scenario,
+        "HEADER_CANDIDATES": header.candidates,
+    }
+
+
+VARIANTS = (
+    Variant("team", 1),
+    Variant("team", 2),
+    Variant("team", 3),
+    Variant("strip", 1, warps=4, unroll=8, registers=240),
+    Variant("strip", 1, warps=8, unroll=8, registers=240),
+    Variant("strip", 1, warps=4, unroll=8, resident=2, registers=232),
+    Variant("strip", 1, warps=12, unroll=8, registers=160),
+    Variant("strip", 2, warps=8, unroll=4, registers=240),
+)
+"""In the order in which rising numbers of rows want them."""
+
+
+def possible(sizes: StackSizes, mode: Mode, events: int, processors: int, concurrent: int) -> tuple[Variant, ...]:
+    """The variants that may run with histories of up to `events` per sequence, `concurrent` launches at a time.
+
+    The CTAs of a history wait for each other, so they all have to find a place: tickets give places in order, therefore
+    every launch has at most one history that is not complete yet, and the CTAs of those must not fill the GPU.
+    """
+    most = (processors - 1) // concurrent + 1
+    return tuple(
+        variant
+        for variant in VARIANTS
+        if variant.fits(sizes) and (mode == "score" or -(-events // variant.rows) <= most)
+    )
+
+
+def choose(
+    variants: tuple[Variant, ...], mode: Mode, pairs: int, events: int, candidates: int, processors: int
+) -> Variant:
+    """The first whose CTAs all run at once, or the one with the most rows; `pairs` is users times blocks."""
+    rows = (0 if mode == "score" else events) + (0 if mode == "encode" else candidates)
+    for variant in variants:
+        if pairs * -(-rows // variant.rows) <= processors * variant.resident:
+            return variant
+    return variants[-1]
