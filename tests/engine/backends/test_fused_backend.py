@@ -1,0 +1,148 @@
+"""When the fused backend is taken, what stands in its way elsewhere, and what its artifacts are made of."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from flame.config import EngineConfig
+from flame.engine.backends.fused import backend as module
+from flame.engine.backends.fused import cubins
+from flame.engine.backends.fused.backend import FusedBackend
+from flame.engine.backends.registry import BuildTarget, choose
+from flame.engine.build import build, locate
+from flame.engine.kernels.kernel import Cubin
+from flame.engine.package import ModelPackage
+from flame.engine.presets import preset, random_weights
+from flame.engine.spec import ModuleConfig, Profile
+from flame.errors import BackendUnavailable, ConfigError
+
+SPEC = preset("tiny-climber")
+TARGET = BuildTarget("auto", "auto", 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were one device, of 2018."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "an old card")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_without_a_gpu_says_why_not(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "flame"):
+        assert choose("auto", SPEC, TARGET)[0] == "compiled"
+    assert "backend auto: not fused: fused needs a CUDA device, and PyTorch finds none here" in caplog.messages
+    assert "backend auto: compiled on cpu in fp32" in caplog.messages
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_on_a_cpu_that_was_asked_for_is_not_fused(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "flame"):
+        assert choose("auto", SPEC, BuildTarget("cpu", "auto", 1))[0] == "compiled"
+    assert "not fused: fused runs on cuda or cuda:NUMBER, engine.device is 'cpu'" in caplog.text
+
+
+@pytest.mark.usefixtures("old_gpu")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("auto", "fused needs compute capability 8.0, an old card has 7.5"),
+        ("cuda:1", "engine.device is 'cuda:1', but PyTorch finds 1 CUDA devices here"),
+        ("cuda:x", "fused runs on cuda or cuda:NUMBER, engine.device is 'cuda:x'"),
+        ("gpu", "fused runs on cuda or cuda:NUMBER, engine.device is 'gpu'"),
+    ],
+)
+def test_a_device_that_will_not_do_is_named(device: str, message: str) -> None:
+    with pytest.raises(BackendUnavailable, match=re.escape(message)):
+        choose("fused", SPEC, BuildTarget(device, "auto", 1))
+
+
+def test_a_module_of_ones_own_is_told_before_the_device() -> None:
+    own = msgspec.structs.replace(SPEC, climber=None, module=ModuleConfig(file="own.py", class_name="Own"))
+    with pytest.raises(BackendUnavailable, match="module of its own: use eager"):
+        choose("fused", own, TARGET)
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match=r"needs triton and cuda.bindings: pip install 'flame-serving\[gpu\]'"):
+        choose("fused", SPEC, TARGET)
+
+
+def test_auto_becomes_bf16_on_the_first_device() -> None:
+    assert FusedBackend().resolve(TARGET) == BuildTarget("cuda", "bf16", 1)
+    asked = BuildTarget("cuda:1", "fp16", 4, ("graph",))
+    assert FusedBackend().resolve(asked) == BuildTarget("cuda:1", "fp16", 1, ("graph",))
+
+
+def test_an_unknown_part_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"engine.without names \['heads'\]; parts are stack, feed-forward"):
+        FusedBackend().require(SPEC, TARGET._replace(without=("heads",)))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "eager"])
+def test_only_fused_has_parts_to_leave_out(backend: str) -> None:
+    config = EngineConfig(backend=backend, without=("graph",))
+    package = ModelPackage(SPEC, random_weights(SPEC, 0), None, "a fingerprint")
+    with pytest.raises(BackendUnavailable, match=f"{backend} has no parts to leave out, engine.without is"):
+        build(package, config, [Profile(1, 5, 3)])
+
+
+def test_the_identity_tells_precision_device_card_and_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(FusedBackend, "require", lambda self, spec, target: None)
+    card = {"gpu": "A GPU", "capability": "9.0", "driver": "1"}
+    monkeypatch.setattr("flame.engine.build.graphics_card", lambda device: card)
+    package = ModelPackage(SPEC, random_weights(SPEC, 0), None, "a fingerprint")
+
+    def located(**settings: object) -> str:
+        config = msgspec.convert({"backend": "fused", **settings}, EngineConfig)
+        return locate(package, config, [Profile(1, 5, 3)])[1]
+
+    base = located()
+    assert base == located(precision="bf16", device="cuda", threads=3)
+    others = [
+        located(precision="fp16"),
+        located(precision="fp32"),
+        located(device="cuda:1"),
+        located(without=["graph"]),
+        located(without=["graph", "head"]),
+    ]
+    assert others[-1] == located(without=["head", "graph", "head"])
+    card["gpu"] = "another GPU"
+    assert len({base, *others, located()}) == 7
+
+
+def test_other_kernel_sources_make_other_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = FusedBackend().versions()
+    assert re.fullmatch(r"\d+\.\d+", before["nvrtc"])
+    (tmp_path / "kernel.cu").write_text("// other")
+    monkeypatch.setattr(module, "_SOURCES", (*module._SOURCES, tmp_path))
+    after = FusedBackend().versions()
+    assert after["kernels"] != before["kernels"]
+    assert after["triton"] == before["triton"]
+
+
+def test_compiled_kernels_come_back_from_their_files(tmp_path: Path) -> None:
+    kernels = [
+        Cubin("a", "entry", b"\x7fELF\0\xff", 128, 49_152, ("*bf16", "i32"), 2),
+        Cubin("b-2", "other", b"", 32, 0, ()),
+    ]
+    cubins.write(tmp_path, kernels)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.cubin", "b-2.cubin", "kernels.json"]
+    assert cubins.read(tmp_path) == kernels
