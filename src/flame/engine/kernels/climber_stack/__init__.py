@@ -25,21 +25,19 @@ import torch
 from torch import Tensor
 
 from flame.engine.kernels.climber_stack.packing import pack
-from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS, StackSizes, unsupported
-from flame.engine.kernels.climber_stack.variants import VARIANTS as _VARIANTS
-from flame.engine.kernels.climber_stack.variants import Mode, Variant, choose, possible
-from flame.engine.kernels.header import Header
+from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS, StackHeader, StackSizes, unsupported
+from flame.engine.kernels.climber_stack.variants import VARIANTS, Mode, Variant, choose, possible
 from flame.engine.kernels.kernel import CudaKernel, Runtime
 
-__all__ = ["ClimberStack", "Mode", "StackSizes", "Variant", "kernels", "unsupported"]
+__all__ = ["ClimberStack", "Mode", "StackHeader", "StackSizes", "Variant", "kernels", "unsupported"]
 
 _MODES: dict[Mode, int] = {"rank": 0, "encode": 1, "score": 2}
 _LAUNCH = struct.Struct("6q5i4x")
 
 
-def kernels(sizes: StackSizes, header: Header) -> tuple[CudaKernel, ...]:
+def kernels(sizes: StackSizes, header: StackHeader) -> tuple[CudaKernel, ...]:
     """One per variant."""
-    return tuple(variant.kernel(sizes, header) for variant in _VARIANTS if variant.fits(sizes))
+    return tuple(variant.kernel(sizes, header) for variant in VARIANTS if variant.fits(sizes))
 
 
 class ClimberStack:
@@ -52,7 +50,7 @@ class ClimberStack:
     def __init__(
         self,
         sizes: StackSizes,
-        header: Header,
+        header: StackHeader,
         runtime: Runtime,
         weights: Mapping[str, Tensor],
         concurrent: int = 4,
@@ -64,7 +62,7 @@ class ClimberStack:
         self._runtime = runtime
         self._packed = pack(sizes, weights)
         self._packed = type(self._packed)(*(tensor.to(runtime.device) for tensor in self._packed))
-        self._kernels = {variant: variant.kernel(sizes, header) for variant in _VARIANTS if variant.fits(sizes)}
+        self._kernels = {variant: variant.kernel(sizes, header) for variant in VARIANTS if variant.fits(sizes)}
         self._concurrent = concurrent
         self._processors = processors or _processors(runtime.device)
 
@@ -77,15 +75,13 @@ class ClimberStack:
         return self.sizes.state_bytes(capacity)
 
     def scratch(self, users: int) -> Tensor:
-        """Memory of launches of up to `users` users that run one after the other: zeros, int32, only ever passed back."""
+        """int32 memory of launches of up to `users` users, which must run one after the other; passed back only."""
         return torch.zeros(self.sizes.scratch_words(users), dtype=torch.int32, device=self._runtime.device)
 
     def variants(self, mode: Mode, users: int, events: int, candidates: int) -> tuple[Variant, ...]:
         """What may run such launches, the best guess first; all give the same bits."""
         variants = possible(self.sizes, mode, events, self._processors, self._concurrent)
-        assert variants, (
-            f"histories of {events} events do not run {self._concurrent} at a time on {self._processors} SMs"
-        )
+        assert variants, f"{self._concurrent} launches with {events} events do not fit at a time"
         guess = choose(variants, mode, users * self.sizes.blocks, events, candidates, self._processors)
         return (guess, *(variant for variant in variants if variant != guess))
 

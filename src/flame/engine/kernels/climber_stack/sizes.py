@@ -15,7 +15,7 @@ _HIDDEN = (48, 32, 16)
 
 
 class StackHeader(NamedTuple):
-    """Where a user's scenario and candidate count stand among the words of a packed header, and how many words it has."""
+    """The words of a user's packed header: how many, and at which ones scenario and candidate count stand."""
 
     words: int
     scenario: int

@@ -1,4 +1,4 @@
-"""The configurations of the kernels: all give the same bits, which one is fastest depends on how many rows there are."""
+"""The configurations of the kernels: all give the same bits, and the number of rows decides which is fastest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flame.engine.kernels.climber_stack.sizes import HEAD_DIM, StackSizes
-from flame.engine.kernels.header import Header
+from flame.engine.kernels.climber_stack.sizes import HEAD_DIM, StackHeader, StackSizes
 from flame.engine.kernels.kernel import CudaKernel
 
 Mode = Literal["rank", "encode", "score"]
@@ -24,9 +23,9 @@ _MOST_SLOTS = 10
 class Variant:
     """One configuration.
 
-    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `warps` warps has `tiles` of its own.
-    `resident` CTAs fit a multiprocessor, the warps that compute have `registers` registers, and keys are taken 16 * `unroll`
-    at a time.
+    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `warps` warps has `tiles` of its
+    own. `resident` CTAs fit a multiprocessor, the warps that compute have `registers` registers, and `unroll` times 16
+    keys are in flight.
     """
 
     kind: Literal["team", "strip"]
@@ -60,7 +59,7 @@ class Variant:
         """Dynamic shared memory of a CTA, in bytes."""
         return self.slots(sizes) * sizes.slot_bytes + self._working_bytes(sizes)
 
-    def kernel(self, sizes: StackSizes, header: Header) -> CudaKernel:
+    def kernel(self, sizes: StackSizes, header: StackHeader) -> CudaKernel:
         """The kernel of this configuration."""
         return CudaKernel(
             name=f"climber-stack-{self.name}",
@@ -86,7 +85,7 @@ class Variant:
         return defines
 
 
-def _defines(sizes: StackSizes, header: Header) -> dict[str, int]:
+def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
     return {
         "LAYERS": sizes.layers,
         "BLOCKS": sizes.blocks,
@@ -119,11 +118,8 @@ def possible(sizes: StackSizes, mode: Mode, events: int, processors: int, concur
     every launch has at most one history that is not complete yet, and the CTAs of those must not fill the GPU.
     """
     most = (processors - 1) // concurrent + 1
-    return tuple(
-        variant
-        for variant in VARIANTS
-        if variant.fits(sizes) and (mode == "score" or -(-events // variant.rows) <= most)
-    )
+    fitting = [variant for variant in VARIANTS if variant.fits(sizes)]
+    return tuple(variant for variant in fitting if mode == "score" or -(-events // variant.rows) <= most)
 
 
 def choose(
