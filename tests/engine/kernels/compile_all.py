@@ -17,24 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
-from flame.engine.kernels.kernel import Cubin, CudaKernel, Kernel, TritonKernel
-from flame.engine.kernels.nvrtc import compile_cuda
+from flame.engine.backends.fused.compiling import compile_kernel
+from flame.engine.backends.fused.precision import PRECISIONS
+from flame.engine.backends.fused.programs import kernels_of
+from flame.engine.kernels.kernel import CudaKernel, Kernel
 from flame.engine.kernels.resources import resources
-from flame.engine.kernels.triton_compiler import compile_triton
 from flame.engine.presets import preset
 from flame.engine.spec import HstuConfig, ModelSpec
 from flame.schema import ItemTable
-
-
-class NoRuntime:
-    """For programs that are asked for their kernels alone."""
-
-    device = torch.device("cpu")
-
-    def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
-        raise AssertionError(f"{kernel.name} was launched")
 
 
 def of_file(path: str) -> Iterator[tuple[str, Kernel]]:
@@ -44,15 +35,10 @@ def of_file(path: str) -> Iterator[tuple[str, Kernel]]:
 
 def of_programs(capability: int) -> Iterator[tuple[str, Kernel]]:
     """Every kernel of every model, precision and choice of parts, with a label that says which."""
-    from flame.engine.backends.fused.climber import ClimberProgram
-    from flame.engine.backends.fused.hstu import HstuProgram
-
     for label, spec, precisions, choices in configurations(capability):
-        kind = ClimberProgram if spec.climber else HstuProgram
         for precision in precisions:
             for without in choices:
-                program = kind(spec, precision, NoRuntime(), None, frozenset(without), capability)
-                for kernel in program.kernels():
+                for kernel in kernels_of(spec, PRECISIONS[precision], frozenset(without), capability).values():
                     yield " ".join((label, precision, *(f"-{part}" for part in without))), kernel
 
 
@@ -114,17 +100,11 @@ def identity(kernel: Kernel) -> str:
     return repr((source(kernel), function(kernel), sorted(kernel.signature.items()), constants, options))
 
 
-def compiled(kernel: Kernel, capability: int) -> Cubin:
-    if isinstance(kernel, TritonKernel):
-        return compile_triton(kernel, capability)
-    return compile_cuda(kernel, capability)
-
-
 def measured(kernel: Kernel, capability: int) -> dict[str, Any]:
     """What it takes, or why it does not compile."""
     started = time.monotonic()
     try:
-        found = resources(compiled(kernel, capability), capability)._asdict()
+        found = resources(compile_kernel(kernel, capability), capability)._asdict()
     except Exception as error:  # whatever a compiler raises
         found = {"error": f"{type(error).__name__}: {error}"[:2000]}
     return found | {"seconds": time.monotonic() - started}

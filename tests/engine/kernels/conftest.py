@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from flame.engine.backends.fused.compiling import compile_kernel
 from flame.engine.backends.fused.precision import PRECISIONS, Precision
-from flame.engine.kernels.kernel import Cubin, Kernel, Runtime, TritonKernel
+from flame.engine.kernels.kernel import Kernel, Runtime
 
 NanFilled = Callable[..., torch.Tensor]
 RandomLengths = Callable[..., torch.Tensor]
@@ -51,19 +52,8 @@ class Compiling:
     def _loaded(self, kernel: Kernel) -> Any:
         from flame.engine.kernels.driver import Driver
 
-        self._drivers.append((kernel, Driver([compiled(kernel, self._capability)], self.device)))
+        self._drivers.append((kernel, Driver([compile_kernel(kernel, self._capability)], self.device)))
         return self._drivers[-1][1]
-
-
-def compiled(kernel: Kernel, capability: int) -> Cubin:
-    """Machine code of a kernel of either language."""
-    if isinstance(kernel, TritonKernel):
-        from flame.engine.kernels.triton_compiler import compile_triton
-
-        return compile_triton(kernel, capability)
-    from flame.engine.kernels.nvrtc import compile_cuda
-
-    return compile_cuda(kernel, capability)
 
 
 def _interpreted() -> Runtime:
