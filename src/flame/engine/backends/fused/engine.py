@@ -55,6 +55,11 @@ class FusedEngine(Engine):
         self._mark = object()
         self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
 
+    @property
+    def program(self) -> Program:
+        """What launches are made of, for whoever measures it alone. Raises `ExecutionError` once it is closed."""
+        return self._open_program()
+
     def buffers(self, profile: Profile) -> FusedBuffers:
         """Pinned host memory, device memory, and all launches of `profile` captured."""
         program = self._open_program()
