@@ -131,4 +131,4 @@ def _state(address, dtype: tl.constexpr, BODY: tl.constexpr):
     """A state's body as elements, and its capacity; aligned as memory of its own is."""
     state = tl.load(address)
     capacity = tl.multiple_of(tl.load(state.to(tl.pointer_type(tl.int32))), 16)
-    return tl.multiple_of(state + BODY, 16).to(tl.pointer_type(dtype)), capacity
+    return tl.multiple_of((state + BODY).to(tl.pointer_type(dtype)), 16), capacity
