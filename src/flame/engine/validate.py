@@ -22,9 +22,10 @@ from flame.records import Scores
 
 TOLERANCES = {
     "fp32": Tolerance(max_relative=1e-3, rms_relative=1e-4, kendall=0.998, top_overlap=0.98, isolation=1e-4),
-    "fp16": Tolerance(max_relative=5e-2, rms_relative=1e-2, kendall=0.98, top_overlap=0.95, isolation=1e-2),
-    "bf16": Tolerance(max_relative=3e-1, rms_relative=6e-2, kendall=0.94, top_overlap=0.90, isolation=5e-2),
+    "fp16": Tolerance(max_relative=1.1, rms_relative=2.6e-2, kendall=0.987, top_overlap=0.93, isolation=1e-2),
+    "bf16": Tolerance(max_relative=6.5, rms_relative=1.8e-1, kendall=0.88, top_overlap=0.85, isolation=5e-2),
 }
+"""Twice what rounding alone cost the worst of 57 runs over seven models; docs/precision.md says how."""
 
 BITWISE = frozenset({"compiled", "fused"})
 """Backends that promise candidate isolation bit for bit: of them no difference at all is tolerated."""

@@ -54,7 +54,7 @@ class ValidationReport(msgspec.Struct, frozen=True):
         limit = self.tolerance.isolation
         found = [text for task in self.tasks for text in self._task_failures(task)]
         found += [
-            f"isolation, {result.check}: {result.worst:.2e} is over {limit:.0e}"
+            f"isolation, {result.check}: {result.worst:.2e} is over {limit:.1e}"
             for result in self.isolation
             if not result.worst <= limit
         ]
@@ -75,12 +75,12 @@ class ValidationReport(msgspec.Struct, frozen=True):
             "",
             f"{'task':<20}{'max error':>12}{'max / std':>12}{'rms / std':>12}{'kendall':>10}{'top 10':>9}",
             *map(self._task_line, self.tasks),
-            f"{'tolerance':<20}{'':>12}{self.tolerance.max_relative:>12.0e}{self.tolerance.rms_relative:>12.0e}"
+            f"{'tolerance':<20}{'':>12}{self.tolerance.max_relative:>12.1e}{self.tolerance.rms_relative:>12.1e}"
             f"{self.tolerance.kendall:>10.3f}{self.tolerance.top_overlap:>9.2f}",
             "",
             f"{'candidate isolation':<20}{'compared':>12}{'worst / std':>12}",
             *(f"{result.check:<20}{result.compared:>12}{result.worst:>12.1e}" for result in self.isolation),
-            f"{'tolerance':<20}{'':>12}{self.tolerance.isolation:>12.0e}",
+            f"{'tolerance':<20}{'':>12}{self.tolerance.isolation:>12.1e}",
             "",
             *(f"FAILED {failure}" for failure in self.failures),
             "PASSED" if self.passed else f"{len(self.failures)} checks failed",
@@ -99,7 +99,7 @@ class ValidationReport(msgspec.Struct, frozen=True):
         for name in ("max_relative", "rms_relative"):
             value, limit = getattr(task, name), getattr(self.tolerance, name)
             if not value <= limit:
-                found.append(f"{task.task}: {name} {value:.2e} is over {limit:.0e}")
+                found.append(f"{task.task}: {name} {value:.2e} is over {limit:.1e}")
         for name in ("kendall", "top_overlap"):
             value, limit = getattr(task, name), getattr(self.tolerance, name)
             if not value >= limit:
