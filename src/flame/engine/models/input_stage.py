@@ -25,7 +25,7 @@ class FeatureRow(nn.Module):
     def __init__(self, fields: Sequence[Field], dim: int) -> None:
         super().__init__()
         layout = RowLayout(fields)
-        self.offsets = category_offsets(layout)
+        self.offsets: Sequence[int] | Tensor = category_offsets(layout)
         rows = sum(field.vocabulary or 0 for field in layout.fields)
         self.categories = embedding(rows, dim) if rows else None
         self.dense = nn.Linear(layout.float_words, dim) if layout.float_words else None
@@ -34,7 +34,7 @@ class FeatureRow(nn.Module):
         """`[..., words]` of both kinds and `valid` `[...]` -> `[..., dim]`; zeros `[..., 1]` for an empty row."""
         total = torch.zeros(*valid.shape, 1, device=valid.device)
         if self.categories is not None:
-            offsets = torch.tensor(self.offsets, dtype=torch.int32, device=integers.device)
+            offsets = torch.as_tensor(self.offsets, dtype=torch.int32, device=integers.device)
             rows = torch.where(valid[..., None], integers, 0) + offsets
             total = total + self.categories(rows).sum(-2)
         if self.dense is not None:
