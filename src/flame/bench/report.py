@@ -15,6 +15,7 @@ import numpy as np
 
 from flame.bench import machine
 from flame.bench.environment import Environment
+from flame.errors import ConfigError
 
 Row = Mapping[str, Any]
 
@@ -31,9 +32,50 @@ def emit(content: Mapping[str, Any], *, only_json: bool, output: Path | None = N
         print_table(content["bench"], content["rows"])
         print(_machine_line(content["machine"]))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+        write(content, output)
     print(msgspec.json.encode(content).decode(), flush=True)
+
+
+def write(content: Mapping[str, Any], file: Path) -> None:
+    """The document as a file, made to be read."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A document that was written. Raises `ConfigError` for a file that is none."""
+    try:
+        content = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file} is no JSON document of a benchmark: {error}") from error
+    if not isinstance(content, dict) or not {"bench", "machine", "rows"} <= content.keys():
+        raise ConfigError(f"{file} is no document of a benchmark: it needs bench, machine and rows")
+    return content
+
+
+def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Documents of one benchmark on one machine as one; later rows take the place of earlier ones of the same case.
+
+    Everything but the rows is that of the first. Raises `ConfigError` for documents of
+    different benchmarks or chips.
+    """
+    first = documents[0]
+    for other in documents[1:]:
+        for what in ("bench", "device"):
+            if other.get(what) != first.get(what):
+                raise ConfigError(f"documents differ in {what}: {first.get(what)!r} and {other.get(what)!r}")
+    rows: list[Row] = []
+    for document in documents:
+        cases = {_case(row) for row in document["rows"]}
+        rows = [row for row in rows if _case(row) not in cases] + list(document["rows"])
+    commits = list(dict.fromkeys(document["machine"].get("commit", "unknown") for document in documents))
+    return {**first, **({"commits": commits} if len(commits) > 1 else {}), "rows": rows}
+
+
+def _case(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("scenario", "users", "variant", "precision"))
 
 
 def print_table(title: str, rows: Sequence[Row], stream: TextIO | None = None) -> None:

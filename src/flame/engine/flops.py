@@ -55,6 +55,12 @@ def needed_score_flops(spec: ModelSpec, history: int, candidates: int) -> int:
     return total
 
 
+def needed_stack_flops(spec: ModelSpec, history: int, candidates: int) -> int:
+    """Those of `needed_flops` in the layers alone: without input stage, fusion and head."""
+    ends = candidates * _per_candidate(spec) + sum(_events(spec, history)) * _per_token(spec)
+    return needed_flops(spec, history, candidates) - ends
+
+
 def _events(spec: ModelSpec, history: int) -> list[int]:
     """Events of each sequence when the history has `history` events and every strategy finds all it can keep."""
     return [sequence.capacity(history) for sequence in spec.input.sequences]

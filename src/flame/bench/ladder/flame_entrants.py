@@ -1,0 +1,131 @@
+"""The rows of the fused engine: all parts fused, without one part after the other, and in other precisions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from flame.bench.ladder.cases import Case
+from flame.bench.ladder.entrant import Entrant, Refused
+from flame.config import EngineConfig
+from flame.engine.backends.base import Engine
+from flame.engine.backends.fused.engine import FusedEngine
+from flame.engine.backends.fused.parts import PARTS
+from flame.engine.backends.fused.program import LaunchMemory, Program
+from flame.engine.build import build
+from flame.engine.package import ModelPackage
+from flame.engine.spec import Profile
+from flame.engine.validate import validate
+from flame.errors import EngineError
+
+_WITHOUT = {f"flame-no-{part}": (part,) for part in PARTS}
+_PRECISION = {"flame-fp16": "fp16", "flame-fp32": "fp32"}
+
+NAMES = ("flame", *_WITHOUT, *_PRECISION)
+
+
+class Engines:
+    """The engines of one package, each built and validated when it is first asked for, for all of its profiles."""
+
+    def __init__(
+        self, package: ModelPackage, settings: EngineConfig, profiles: Sequence[Profile], oracle: Engine, folder: Path
+    ) -> None:
+        self._package, self._settings, self._profiles = package, settings, profiles
+        self._oracle, self._folder = oracle, folder
+        self._built: dict[str, tuple[FusedEngine, float]] = {}
+        self._refused: dict[str, str] = {}
+
+    def engine(self, variant: str, requests: int, seed: int) -> tuple[FusedEngine, float]:
+        """An engine that gives the oracle's scores, and the seconds of its build. Raises `Refused`."""
+        if variant in self._refused:
+            raise Refused(self._refused[variant])
+        if variant not in self._built:
+            try:
+                self._built[variant] = self._validated(variant, requests, seed)
+            except EngineError as error:
+                self._refused[variant] = str(error)
+                raise Refused(str(error)) from error
+        return self._built[variant]
+
+    def close(self) -> None:
+        """Frees all engines."""
+        for engine, _ in self._built.values():
+            engine.close()
+        self._built.clear()
+
+    def _validated(self, variant: str, requests: int, seed: int) -> tuple[FusedEngine, float]:
+        start = time.perf_counter()
+        engine = build(self._package, self._of(variant), self._profiles)
+        taken = time.perf_counter() - start
+        assert isinstance(engine, FusedEngine)
+        report = validate(engine, self._oracle, requests=requests, seed=seed)
+        if not report.passed:
+            engine.close()
+            raise EngineError(f"validation failed: {'; '.join(report.failures)}")
+        return engine, taken
+
+    def _of(self, variant: str) -> EngineConfig:
+        """Settings of a variant, with a folder of its own, so that its build starts from nothing."""
+        return replace(
+            self._settings,
+            backend="fused",
+            precision=_PRECISION.get(variant, "bf16"),
+            without=_WITHOUT.get(variant, ()),
+            artifact=str(self._folder / variant),
+        )
+
+
+def entrants(case: Case, variant: str, engine: FusedEngine, build_s: float) -> Iterator[Entrant]:
+    """The rows of one variant; encode and score are measured where all parts are fused."""
+    launches = Launches(case, engine)
+    for kind in ("rank", "encode", "score") if variant == "flame" else ("rank",):
+        yield Entrant(
+            variant,
+            launches.on_device(kind),
+            graph=variant != "flame-no-graph",
+            build_s=build_s,
+            kind=kind,
+            precision=engine.precision,
+            found=None if kind == "encode" else launches.found,
+            launch=launches.with_copies(kind),
+        )
+
+
+class Launches:
+    """One case in the memory of an engine: as its program runs it, and as a server does."""
+
+    def __init__(self, case: Case, engine: FusedEngine) -> None:
+        self._case, self._engine = case, engine
+        self._program: Program = engine.program
+        self._memory: LaunchMemory = self._program.memory(case.profile)
+        self._memory.words.copy_(case.words)
+        self._memory.states.copy_(self._memory.own_states)
+        self._memory.scores.fill_(torch.nan)
+        self._buffers = engine.buffers(case.profile)
+        self._buffers.words[:] = case.words.cpu().numpy()
+        self._states = [engine.state(case.profile.history) for _ in range(case.profile.users)]
+        self._program.encode(self._memory)
+        engine.encode(self._buffers, self._states)
+
+    def on_device(self, kind: str) -> Callable[[], None]:
+        """Kernels only, on the current stream."""
+        launch: Callable[[LaunchMemory], None] = getattr(self._program, kind)
+        return lambda: launch(self._memory)
+
+    def with_copies(self, kind: str) -> Callable[[], None]:
+        """A launch of the engine, from host memory to host memory."""
+        users = self._case.profile.users
+        return {
+            "rank": lambda: self._engine.rank(self._buffers, users),
+            "encode": lambda: self._engine.encode(self._buffers, self._states),
+            "score": lambda: self._engine.score(self._buffers, self._states),
+        }[kind]
+
+    def found(self) -> Tensor:
+        """Scores of the last launch on the device `[pairs, tasks]`."""
+        return self._case.asked(self._memory.scores)

@@ -1,0 +1,143 @@
+"""The PyTorch rows of the ladder, whole model and layers alone, in bf16."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flame.bench.baselines import attention
+from flame.bench.baselines.attention import Pointwise, Shape, Softmax
+from flame.bench.baselines.climber import PlainClimber
+from flame.bench.baselines.compiling import Compile, as_it_is, compiled
+from flame.bench.baselines.hstu import PlainHstu
+from flame.bench.ladder.cases import Case
+from flame.bench.ladder.entrant import Entrant, Refused
+
+NAMES = ("eager-dense", "sdpa", "compile-graph", "flex-graph", "flex-graph-together")
+
+_STAND_IN = "a softmax in the place of SiLU: FlexAttention has no other"
+
+
+class _Way(NamedTuple):
+    """How a variant attends, what is done to its parts, and whether it is captured."""
+
+    attention: str
+    compile_part: Compile
+    graph: bool
+    together: bool = False
+
+
+_WAYS = {
+    "eager-dense": _Way("dense", as_it_is, graph=False),
+    "sdpa": _Way("sdpa", as_it_is, graph=False),
+    "compile-graph": _Way("sdpa", compiled, graph=True),
+    "flex-graph": _Way("flex", compiled, graph=True),
+    "flex-graph-together": _Way("flex", compiled, graph=True, together=True),
+}
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def entrants(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
+    """The rows of one variant, each to be recorded before the next is made.
+
+    Raises `Refused` for a model that it is not made for or that would not fit.
+    """
+    way, dtype = _WAYS[variant], PRECISIONS[precision]
+    torch.compiler.reset()
+    start = time.perf_counter()
+    plain = _hstu(case, way, dtype) if case.spec.hstu else _climber(case, way, dtype)
+    tokens: Any = plain.tokens(case.inputs)
+    stack = _Kept(lambda: plain.stack(tokens, case.profile.candidates))
+    stack.run()
+    built = time.perf_counter()
+    other = case.spec.hstu is not None and way.attention == "flex"
+    note = _STAND_IN if other else ""
+    rows = None if other else lambda: _asked_rows(case, stack.kept())
+    yield Entrant(variant, stack.run, way.graph, built - start, "stack", precision=precision, found=rows, note=note)
+    whole = _Kept(lambda: plain.scores(case.inputs))
+    whole.run()
+    taken = time.perf_counter() - start
+    scores = None if other else lambda: case.asked(whole.kept())
+    yield Entrant(variant, whole.run, way.graph, taken, precision=precision, found=scores, note=note)
+
+
+def true_rows(case: Case) -> Tensor:
+    """What the layers alone give in fp32, `[pairs, blocks * dim]`."""
+    way = _Way("silu" if case.spec.hstu else "sdpa", as_it_is, graph=False)
+    plain = _hstu(case, way, torch.float32) if case.spec.hstu else _climber(case, way, torch.float32)
+    tokens: Any = plain.tokens(case.inputs)
+    return _asked_rows(case, plain.stack(tokens, case.profile.candidates))
+
+
+class _Kept:
+    """A launch that keeps what it gave: memory of its graph once it is captured."""
+
+    def __init__(self, launch: Callable[[], Tensor]) -> None:
+        self._launch = launch
+        self._found: Tensor | None = None
+
+    def run(self) -> None:
+        self._found = self._launch()
+
+    def kept(self) -> Tensor:
+        assert self._found is not None
+        return self._found
+
+
+def _climber(case: Case, way: _Way, dtype: torch.dtype) -> PlainClimber:
+    attend = _softmax(case, way, dtype)
+    return PlainClimber(case.package, attend, way.compile_part, dtype, case.device, together=way.together)
+
+
+def _hstu(case: Case, way: _Way, dtype: torch.dtype) -> PlainHstu:
+    return PlainHstu(case.package, _pointwise(case, way, dtype), way.compile_part, dtype, case.device)
+
+
+def _pointwise(case: Case, way: _Way, dtype: torch.dtype) -> Pointwise:
+    if way.together or (way.attention == "sdpa" and not way.graph):
+        raise Refused("an HSTU has one block and no softmax")
+    shape, schema = _shape(case), case.spec.input
+    scale = 1 / (schema.sequence_capacity(schema.max_history) + 1)
+    if way.attention == "dense":
+        _require_room(case, dtype)
+        return attention.silu_dense(shape, case.device, scale)
+    if way.attention == "flex":
+        stand_in = attention.flex(shape, case.device)
+        return lambda queries, keys, values: stand_in(queries, keys, values, None)
+    return attention.silu(shape, case.device, scale)
+
+
+def _softmax(case: Case, way: _Way, dtype: torch.dtype) -> Softmax:
+    if way.attention == "dense":
+        _require_room(case, dtype)
+        return attention.dense(_shape(case), case.device, dtype)
+    return (attention.flex if way.attention == "flex" else attention.sdpa)(_shape(case), case.device)
+
+
+def _shape(case: Case) -> Shape:
+    sizes = case.spec.climber or case.spec.hstu
+    assert sizes is not None
+    return Shape(case.events, case.profile.candidates, sizes.causal)
+
+
+def _asked_rows(case: Case, rows: Tensor) -> Tensor:
+    """Rows of the candidates that are asked for, the blocks of a Climber side by side."""
+    if rows.ndim == 4:
+        rows = rows.transpose(1, 2).flatten(2)
+    return case.asked(rows)
+
+
+def _require_room(case: Case, dtype: torch.dtype) -> None:
+    """Raises `Refused` where attention matrices would take more than half of the device's free memory."""
+    if case.device.type != "cuda":
+        return
+    needed = case.profile.users * case.dense_bytes(dtype.itemsize)
+    free = torch.cuda.mem_get_info(case.device)[0]
+    if needed > free / 2:
+        raise Refused(f"dense attention would take {needed / 2**30:.0f} GiB of {free / 2**30:.0f} GiB that are free")
