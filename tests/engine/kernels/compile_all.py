@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+import flame.engine.kernels
 from flame.engine.backends.fused.compiling import compile_kernel
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import kernels_of
@@ -26,6 +27,8 @@ from flame.engine.kernels.resources import resources
 from flame.engine.presets import preset
 from flame.engine.spec import HstuConfig, ModelSpec
 from flame.schema import ItemTable
+
+KERNELS = Path(flame.engine.kernels.__file__).parent
 
 
 def of_file(path: str) -> Iterator[tuple[str, Kernel]]:
@@ -79,8 +82,9 @@ def with_item_dim(spec: ModelSpec, dim: int) -> Any:
 
 
 def operation(kernel: Kernel) -> str:
-    """The folder that the kernel's source lies in."""
-    return source(kernel).parent.name
+    """The folder of `flame.engine.kernels` that the kernel's source lies in."""
+    path = source(kernel)
+    return path.relative_to(KERNELS).parts[0] if path.is_relative_to(KERNELS) else path.parent.name
 
 
 def source(kernel: Kernel) -> Path:
