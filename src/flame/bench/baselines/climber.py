@@ -83,6 +83,12 @@ class PlainClimber:
             out.append(x[:, :, -candidates:])
         return torch.cat(out).transpose(0, 1)
 
+    @torch.no_grad()
+    def sharpness(self, inputs: ModelInputs) -> Sharpness:
+        """What `stack` takes besides, where the temperatures are to count."""
+        sharpness: Sharpness = self._before(inputs)[1]
+        return sharpness
+
     def _tokens(self, inputs: ModelInputs) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Rows of every group of blocks, and one over the temperature by group and layer `[blocks * users]`."""
         given = cast(inputs, self.dtype)

@@ -117,3 +117,10 @@ class Case:
     def asked(self, scores: Tensor) -> Tensor:
         """The part of `scores` `[users, candidates, tasks]` that means something: fp32 `[pairs, tasks]`."""
         return scores[self.inputs.candidate_valid].float()
+
+    def asked_rows(self, rows: Tensor) -> Tensor:
+        """Rows of the candidates that are asked for `[pairs, blocks * dim]`.
+
+        `rows` is `[users, blocks, candidates, dim]`, or without blocks.
+        """
+        return self.asked(rows if rows.ndim == 3 else rows.transpose(1, 2).flatten(2))

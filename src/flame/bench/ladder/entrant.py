@@ -23,7 +23,7 @@ class Entrant:
 
     `found` gives what the last launch left for the candidates that were asked for: scores `[pairs, tasks]`, or for
     the stack its rows `[pairs, blocks * dim]`; None where that is not this model's (`note` says why). `launch` is the
-    same with copies from and to the host, waited for.
+    same with copies from and to the host, waited for. `before` is put on the stream before every launch and not timed.
     """
 
     variant: str
@@ -35,6 +35,7 @@ class Entrant:
     precision: str = "bf16"
     found: Callable[[], Tensor] | None = None
     launch: Run | None = None
+    before: Run | None = None
     note: str = ""
 
     @property

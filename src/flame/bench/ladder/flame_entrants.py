@@ -83,17 +83,28 @@ class Engines:
 def entrants(case: Case, variant: str, engine: FusedEngine, build_s: float) -> Iterator[Entrant]:
     """The rows of one variant; encode and score are measured where all parts are fused."""
     launches = Launches(case, engine)
+    graph, precision = variant != "flame-no-graph", engine.precision
     for kind in ("rank", "encode", "score") if variant == "flame" else ("rank",):
         yield Entrant(
             variant,
             launches.on_device(kind),
-            graph=variant != "flame-no-graph",
-            build_s=build_s,
+            graph,
+            build_s,
             kind=kind,
-            precision=engine.precision,
+            precision=precision,
             found=None if kind == "encode" else launches.found,
             launch=launches.with_copies(kind),
         )
+    yield Entrant(
+        variant,
+        launches.on_device("layers"),
+        graph,
+        build_s,
+        "stack",
+        precision=precision,
+        found=launches.found_rows,
+        before=launches.on_device("tokens"),
+    )
 
 
 class Launches:
@@ -109,7 +120,7 @@ class Launches:
         self._buffers = engine.buffers(case.profile)
         self._buffers.words[:] = case.words.cpu().numpy()
         self._states = [engine.state(case.profile.history) for _ in range(case.profile.users)]
-        self._program.encode(self._memory)
+        self._program.rank(self._memory)
         engine.encode(self._buffers, self._states)
 
     def on_device(self, kind: str) -> Callable[[], None]:
@@ -125,6 +136,11 @@ class Launches:
             "encode": lambda: self._engine.encode(self._buffers, self._states),
             "score": lambda: self._engine.score(self._buffers, self._states),
         }[kind]
+
+    def found_rows(self) -> Tensor:
+        """What the last launch of the layers alone left `[pairs, blocks * dim]`."""
+        events, candidates = self._memory.rows.events, self._case.profile.candidates
+        return self._case.asked_rows(self._memory.x[:, :, events : events + candidates])
 
     def found(self) -> Tensor:
         """Scores of the last launch on the device `[pairs, tasks]`."""

@@ -27,9 +27,9 @@ class Recorded(NamedTuple):
 
 def measured(case: Case, taking: Sequence[Recorded], clock: Clock, rounds: int, show: Show) -> list[Row]:
     """Rows of everything that takes part."""
-    calls = {MATRIX: _on_device(clock, _matrix_product(case.device))}
+    calls = {MATRIX: _on_device(clock, _matrix_product(case.device), None)}
     for one in taking:
-        calls[one.entrant.name] = _on_device(clock, one.replay)
+        calls[one.entrant.name] = _on_device(clock, one.replay, one.entrant.before)
         if one.entrant.launch:
             calls[f"{one.entrant.name} launch"] = _by_the_wall(one.entrant.launch)
     text = f"{case.scenario}, {case.profile.users} users: measuring"
@@ -38,8 +38,13 @@ def measured(case: Case, taking: Sequence[Recorded], clock: Clock, rounds: int, 
     return list(rows_of(case, [one.entrant for one in taking], samples, distances, 2e-9 * MATRIX_SIZE**3))
 
 
-def _on_device(clock: Clock, run: Run) -> Callable[[], float]:
-    return lambda: clock.device_ms(run)
+def _on_device(clock: Clock, run: Run, before: Run | None) -> Callable[[], float]:
+    def timed() -> float:
+        if before:
+            before()
+        return clock.device_ms(run)
+
+    return timed
 
 
 def _by_the_wall(run: Run) -> Callable[[], float]:

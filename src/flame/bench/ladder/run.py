@@ -140,6 +140,8 @@ class _Model:
     def _checked(self, entrant: Entrant, truths: Truths) -> Recorded:
         """Recorded, run once, and compared with the oracle. Raises `Refused` where it gave something else."""
         replay = self._clock.recorded(entrant.run) if entrant.graph else entrant.run
+        if entrant.before:
+            entrant.before()
         replay()
         self._clock.wait()
         found = distance(entrant.found(), truths.of(entrant), entrant.precision) if entrant.found else None

@@ -58,7 +58,7 @@ def entrants(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
     built = time.perf_counter()
     other = case.spec.hstu is not None and way.attention == "flex"
     note = _STAND_IN if other else ""
-    rows = None if other else lambda: _asked_rows(case, stack.kept())
+    rows = None if other else lambda: case.asked_rows(stack.kept())
     yield Entrant(variant, stack.run, way.graph, built - start, "stack", precision=precision, found=rows, note=note)
     whole = _Kept(lambda: plain.scores(case.inputs))
     whole.run()
@@ -67,12 +67,18 @@ def entrants(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
     yield Entrant(variant, whole.run, way.graph, taken, precision=precision, found=scores, note=note)
 
 
-def true_rows(case: Case) -> Tensor:
-    """What the layers alone give in fp32, `[pairs, blocks * dim]`."""
+def true_rows(case: Case, *, temperatures: bool) -> Tensor:
+    """What the layers alone give in fp32, `[pairs, blocks * dim]`, with the temperatures of a Climber or without.
+
+    The rows of PyTorch leave them out, as the marks were set without.
+    """
     way = _Way("silu" if case.spec.hstu else "sdpa", as_it_is, graph=False)
     plain = _hstu(case, way, torch.float32) if case.spec.hstu else _climber(case, way, torch.float32)
     tokens: Any = plain.tokens(case.inputs)
-    return _asked_rows(case, plain.stack(tokens, case.profile.candidates))
+    candidates = case.profile.candidates
+    if isinstance(plain, PlainHstu):
+        return case.asked_rows(plain.stack(tokens, candidates))
+    return case.asked_rows(plain.stack(tokens, candidates, plain.sharpness(case.inputs) if temperatures else None))
 
 
 class _Kept:
@@ -124,13 +130,6 @@ def _shape(case: Case) -> Shape:
     sizes = case.spec.climber or case.spec.hstu
     assert sizes is not None
     return Shape(case.events, case.profile.candidates, sizes.causal)
-
-
-def _asked_rows(case: Case, rows: Tensor) -> Tensor:
-    """Rows of the candidates that are asked for, the blocks of a Climber side by side."""
-    if rows.ndim == 4:
-        rows = rows.transpose(1, 2).flatten(2)
-    return case.asked(rows)
 
 
 def _require_room(case: Case, dtype: torch.dtype) -> None:

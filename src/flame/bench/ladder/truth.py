@@ -57,7 +57,12 @@ class Truths:
 
     def of(self, entrant: Entrant) -> Tensor:
         """What `entrant` should have found."""
-        if entrant.part not in self._known:
-            whole = entrant.part == "model"
-            self._known[entrant.part] = oracle_scores(self._case, self._model) if whole else true_rows(self._case)
-        return self._known[entrant.part]
+        what = entrant.part if entrant.part == "model" or not entrant.ours else "our stack"
+        if what not in self._known:
+            self._known[what] = self._compute(what)
+        return self._known[what]
+
+    def _compute(self, what: str) -> Tensor:
+        if what == "model":
+            return oracle_scores(self._case, self._model)
+        return true_rows(self._case, temperatures=what == "our stack")

@@ -93,10 +93,17 @@ class ClimberProgram:
         )
 
     def rank(self, memory: LaunchMemory) -> None:
+        self.tokens(memory)
+        self.layers(memory)
+        self._score(_own(memory))
+
+    def tokens(self, memory: LaunchMemory) -> None:
         own = _own(memory)
         self._input.rank(own, own.own_states)
+
+    def layers(self, memory: LaunchMemory) -> None:
+        own = _own(memory)
         self._run(own, own.own_states, "all")
-        self._score(own)
 
     def encode(self, memory: LaunchMemory) -> None:
         own = _own(memory)

@@ -47,6 +47,12 @@ class Program(Protocol):
     def rank(self, memory: LaunchMemory) -> None:
         """Encodes into `own_states` and scores from them."""
 
+    def tokens(self, memory: LaunchMemory) -> None:
+        """The first part of `rank`: events and candidates as tokens in `x`."""
+
+    def layers(self, memory: LaunchMemory) -> None:
+        """The second part of `rank`: the last layer's candidates in `x`, from the tokens there. For measuring."""
+
     def encode(self, memory: LaunchMemory) -> None:
         """Writes `states`, lengths included; reads header and events of `words`."""
 
