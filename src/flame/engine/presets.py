@@ -1,7 +1,8 @@
-"""Models to try and to measure: the paper's two sizes and small ones for tests.
+"""Models to try and to measure: the paper's two sizes, the public HSTU's, and small ones for tests.
 
 `flame-base` and `flame-long` are reconstructed: the paper tells history, candidates, blocks, layers and FLOPs, and
-dim 96 follows from these (its hidden size, heads, feature set and head are not published).
+dim 96 follows from these (its hidden size, heads, feature set and head are not published). `hstu-7k` has the history
+and the candidates of MLPerf's DLRMv3.
 """
 
 from __future__ import annotations
@@ -123,9 +124,31 @@ def _tiny_hstu(name: str, *, causal: bool = True) -> ModelSpec:
     return ModelSpec(name, "1", TASKS[:3], _tiny_schema((SequenceSpec("all"),), item_dim=18), hstu=sizes)
 
 
+def _hstu(name: str, history: int) -> ModelSpec:
+    """The public HSTU's sizes: 5 layers of 4 heads of 128 over width 512, with small tables and few features."""
+    return ModelSpec(
+        name=name,
+        version="1",
+        tasks=TASKS,
+        input=InputSchema(
+            item_id=ItemTable(vocabulary=20_000, dim=512),
+            max_history=history,
+            max_candidates=2048,
+            actions=8,
+            scenarios=4,
+            item=(Field("artist", "int32", vocabulary=1_000), Field("popularity", "float32")),
+            user=(Field("region", "int32", vocabulary=400),),
+            context=(Field("hour", "int32", vocabulary=25),),
+        ),
+        hstu=HstuConfig(dim=512, layers=5, heads=4, attention_dim=128, linear_dim=128),
+    )
+
+
 _PRESETS: dict[str, Callable[[str], ModelSpec]] = {
     "flame-base": lambda name: _flame(name, history=512),
     "flame-long": lambda name: _flame(name, history=1024),
+    "hstu-1k": lambda name: _hstu(name, history=1024),
+    "hstu-7k": lambda name: _hstu(name, history=6700),
     "tiny-climber": _tiny_climber,
     "tiny-climber-bias": lambda name: _tiny_climber(name, bias=True),
     "tiny-climber-causal": lambda name: _tiny_climber(name, causal=True),
