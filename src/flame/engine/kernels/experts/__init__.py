@@ -1,7 +1,8 @@
 """Multi-task head: shared experts, mixed for each task by its gate (MMoE), then a tower per task.
 
-Two launches. In the first every program does some hidden units of one expert for a tile of candidates (one program
-does the gates); in the second the experts' parts are added in a fixed order, mixed and sent through the towers.
+Two launches. In the first every program does one expert for a tile of candidates, or one chunk of its hidden units
+where a launch has few candidates (and one program does the gates); in the second the experts' parts are added, mixed
+and sent through the towers. Both ways give the same bits.
 """
 
 from __future__ import annotations
@@ -17,10 +18,23 @@ from flame.engine.kernels.experts.triton import experts, mixed_towers
 from flame.engine.kernels.kernel import Runtime, TritonKernel
 from flame.engine.kernels.towers import packed_vectors
 
-__all__ = ["ExpertHead", "ExpertSizes", "ExpertWeights", "ExpertWork"]
+__all__ = ["ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
 
-_TILE = 64
 _MIXED_TILE = 16
+_FEW_PROGRAMS = 128
+"""Launches that would have fewer programs than this spread an expert over several."""
+
+
+class ExpertTile(NamedTuple):
+    """Candidates, warps and pipeline stages of one program."""
+
+    rows: int
+    warps: int
+    stages: int
+
+
+SPREAD = ExpertTile(64, 4, 2)
+WHOLE = ExpertTile(128, 8, 2)
 
 
 class ExpertWeights(NamedTuple):
@@ -46,14 +60,16 @@ class ExpertWork(NamedTuple):
 class ExpertHead:
     """Experts, gates and towers of one model; `pointer` is Triton's type of a pointer to its precision."""
 
-    def __init__(self, sizes: ExpertSizes, pointer: str) -> None:
+    def __init__(
+        self, sizes: ExpertSizes, pointer: str, spread: ExpertTile = SPREAD, whole: ExpertTile = WHOLE
+    ) -> None:
         self.sizes = sizes
-        self._experts = _experts(sizes, pointer)
-        self._towers = _towers(sizes, pointer)
+        self._whole = _Way(sizes, pointer, whole, sizes.chunks)
+        self._spread = _Way(sizes, pointer, spread, 1) if sizes.chunks > 1 else self._whole
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
-        return (self._experts, self._towers)
+        return tuple(kernel for way in dict.fromkeys((self._whole, self._spread)) for kernel in way.kernels)
 
     def pack(self, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> ExpertWeights:
         """From the tensors of an expert head by its own names (`experts_in.weight`, `towers.out.bias`, ...)."""
@@ -64,7 +80,7 @@ class ExpertHead:
     def work(self, users: int, candidates: int, device: torch.device) -> ExpertWork:
         """Memory for launches of up to `candidates` rows per user."""
         sizes = self.sizes
-        parts = (users, candidates, sizes.experts * sizes.parts, sizes.dim_padded)
+        parts = (users, candidates, sizes.experts * self._way(users, candidates).parts, sizes.dim_padded)
         shares = (users, candidates, sizes.tasks, sizes.experts_padded)
         return ExpertWork(torch.empty(parts, device=device), torch.empty(shares, device=device))
 
@@ -77,25 +93,45 @@ class ExpertHead:
         """
         users, candidates, _ = scores.shape
         room = work.parts.shape[1]
+        way = self._way(users, room)
         runtime.launch(
-            self._experts,
-            (self.sizes.experts * self.sizes.parts + 1, -(-candidates // _TILE), users),
+            way.experts,
+            (self.sizes.experts * way.parts + 1, -(-candidates // way.rows), users),
             *(words, wide, weights.first, weights.second, weights.gates, weights.vectors, *work),
             *(wide.stride(0), wide.stride(1), room),
         )
         runtime.launch(
-            self._towers,
-            (-(-candidates // _MIXED_TILE), users),
+            way.towers,
+            (-(-candidates // _MIXED_TILE), self.sizes.tasks // way.tasks_each, users),
             *(words, weights.towers, weights.vectors, *work, scores, room, candidates),
         )
 
+    def _way(self, users: int, candidates: int) -> _Way:
+        programs = users * -(-candidates // self._whole.rows) * self.sizes.experts
+        return self._spread if programs < _FEW_PROGRAMS else self._whole
 
-def _experts(sizes: ExpertSizes, pointer: str) -> TritonKernel:
+
+class _Way:
+    """The two kernels, for experts in `parts` programs each."""
+
+    def __init__(self, sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> None:
+        self.rows = tile.rows
+        self.parts = sizes.chunks // inside
+        self.tasks_each = 1 if self.parts > 1 else sizes.tasks
+        self.experts = _experts(sizes, pointer, tile, inside)
+        self.towers = _towers(sizes, pointer, self.parts, self.tasks_each)
+
+    @property
+    def kernels(self) -> tuple[TritonKernel, ...]:
+        return (self.experts, self.towers)
+
+
+def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> TritonKernel:
     matrices = dict.fromkeys(("wide", "first", "second", "gates"), pointer)
     vectors = dict.fromkeys(("vectors", "parts", "shares"), "*fp32")
     integers = dict.fromkeys(("user_stride", "row_stride", "room"), "i32")
     return TritonKernel(
-        name="experts",
+        name=f"experts_{inside}_{tile.rows}",
         function=experts,
         signature={"words": "*i32", **matrices, **vectors, **integers},
         constants={
@@ -104,32 +140,32 @@ def _experts(sizes: ExpertSizes, pointer: str) -> TritonKernel:
             "EXPERTS": sizes.experts,
             "EXPERTS_PADDED": sizes.experts_padded,
             "HIDDEN": sizes.hidden_padded,
-            "PART": sizes.part,
             "CHUNK": sizes.chunk,
+            "INSIDE": inside,
             "DIM": sizes.dim_padded,
             "TASKS": sizes.tasks,
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
-            "TILE": _TILE,
+            "TILE": tile.rows,
             "STEP": sizes.step,
             "RESIDENT": sizes.resident,
         },
-        warps=4,
-        stages=3,
+        warps=tile.warps,
+        stages=tile.stages,
         multiples_of_16=frozenset(("user_stride", "row_stride")) if sizes.inputs % 16 == 0 else frozenset(),
     )
 
 
-def _towers(sizes: ExpertSizes, pointer: str) -> TritonKernel:
+def _towers(sizes: ExpertSizes, pointer: str, parts: int, tasks_each: int) -> TritonKernel:
     vectors = dict.fromkeys(("vectors", "parts", "shares", "scores"), "*fp32")
     return TritonKernel(
-        name="mixed_towers",
+        name=f"mixed_towers_{parts}",
         function=mixed_towers,
         signature={"words": "*i32", "towers": pointer, **vectors, "room": "i32", "candidates": "i32"},
         constants={
             "EXPERTS": sizes.experts,
             "EXPERTS_PADDED": sizes.experts_padded,
-            "PARTS": sizes.parts,
+            "PARTS": parts,
             "DIM": sizes.dim_padded,
             "TASKS": sizes.tasks,
             "SIGMOIDS": sizes.sigmoids,
@@ -139,6 +175,7 @@ def _towers(sizes: ExpertSizes, pointer: str) -> TritonKernel:
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
             "TILE": _MIXED_TILE,
+            "TASKS_EACH": tasks_each,
             "TOGETHER": sizes.together,
         },
         warps=4,

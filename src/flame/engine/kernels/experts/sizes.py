@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _MOST_PIECES = 8
 _MOST_TOGETHER = 1024
-_PART = 256
+_CHUNK = 128
 
 
 class ExpertSizes(NamedTuple):
@@ -24,6 +24,7 @@ class ExpertSizes(NamedTuple):
     sigmoids: tuple[bool, ...]
     header_words: int
     count_word: int = 1
+    most_chunk: int = _CHUNK
 
     @property
     def tasks(self) -> int:
@@ -49,22 +50,16 @@ class ExpertSizes(NamedTuple):
 
     @property
     def chunk(self) -> int:
-        """Hidden units that a program holds at a time."""
-        return min(64, max(16, _power_of_two(self.hidden)))
+        """Hidden units that are summed together."""
+        return min(self.most_chunk, max(16, _power_of_two(self.hidden)))
 
     @property
-    def part(self) -> int:
-        """Hidden units of one program."""
-        return min(_whole(self.hidden, self.chunk), _PART)
-
-    @property
-    def parts(self) -> int:
-        """Programs that share the hidden units of an expert."""
-        return -(-self.hidden // self.part)
+    def chunks(self) -> int:
+        return -(-self.hidden // self.chunk)
 
     @property
     def hidden_padded(self) -> int:
-        return self.parts * self.part
+        return self.chunks * self.chunk
 
     @property
     def dim_padded(self) -> int:

@@ -26,8 +26,8 @@ def experts(
     EXPERTS: tl.constexpr,
     EXPERTS_PADDED: tl.constexpr,
     HIDDEN: tl.constexpr,
-    PART: tl.constexpr,
     CHUNK: tl.constexpr,
+    INSIDE: tl.constexpr,
     DIM: tl.constexpr,
     TASKS: tl.constexpr,
     HEADER_WORDS: tl.constexpr,
@@ -36,8 +36,13 @@ def experts(
     STEP: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
-    """Grid (parts of all experts and then the gates, tiles of candidates, users)."""
-    PARTS: tl.constexpr = HIDDEN // PART
+    """Grid (parts of all experts and then the gates, tiles of candidates, users).
+
+    A chunk of hidden units gives a sum of its own, and these are added one after the other: by the program that has
+    all of an expert's chunks (`INSIDE` of them) or, where each has a program, by whoever reads them; bit for bit the
+    same.
+    """
+    PARTS: tl.constexpr = HIDDEN // (CHUNK * INSIDE)
     place = tl.program_id(0)
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(1) * TILE
@@ -51,19 +56,20 @@ def experts(
     pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
     if place < EXPERTS * PARTS:
         expert = place // PARTS
-        begin = (place - expert * PARTS) * PART
-        column = tl.arange(0, DIM)
+        begin = (place - expert * PARTS) * (CHUNK * INSIDE)
+        output = tl.arange(0, DIM)
         total = tl.zeros((TILE, DIM), tl.float32)
         matrix = first + expert * (INPUTS_PADDED * HIDDEN)
-        for step in range(0, PART, CHUNK):
-            unit = begin + step + tl.arange(0, CHUNK)
+        for chunk in range(INSIDE):
+            unit = begin + chunk * CHUNK + tl.arange(0, CHUNK)
+            out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + output[None, :])
             hidden = _product(
                 at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
             )
             hidden = tl.maximum(hidden + tl.load(vectors + expert * HIDDEN + unit)[None, :], 0.0)
-            out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + column[None, :])
-            total = tl.dot(hidden.to(out.dtype), out, total, input_precision="ieee")
-        to = parts + (row * (EXPERTS * PARTS) + place)[:, None] * DIM + column[None, :]
+            # A plain sum would become the product's accumulator, which rounds in another way.
+            total = tl.fma(tl.dot(hidden.to(out.dtype), out, input_precision="ieee"), 1.0, total)
+        to = parts + (row * (EXPERTS * PARTS) + place)[:, None] * DIM + output[None, :]
         tl.store(to, total, mask=live[:, None])
     else:
         column = tl.arange(0, EXPERTS_PADDED)
@@ -97,7 +103,7 @@ def _pieces(at, live, INPUTS: tl.constexpr, INPUTS_PADDED: tl.constexpr, STEP: t
     pieces = ()
     if RESIDENT:
         for step in tl.static_range(0, INPUTS_PADDED, STEP):
-            pieces = pieces + (_piece(at, live, step, INPUTS, STEP),)
+            pieces += (_piece(at, live, step, INPUTS, STEP),)
     return pieces
 
 
@@ -124,11 +130,13 @@ def _product(
     """A tile's inputs by a matrix, given by its first row's addresses `[1, columns]`."""
     total = tl.zeros((TILE, COLUMNS), tl.float32)
     if RESIDENT:
+        # All of the matrix is asked for before any of it is waited for.
+        matrices = ()
         for piece in tl.static_range(INPUTS_PADDED // STEP):
             inner = piece * STEP + tl.arange(0, STEP)
-            total = tl.dot(
-                pieces[piece], tl.load(matrix + inner[:, None] * MATRIX_STRIDE), total, input_precision="ieee"
-            )
+            matrices += (tl.load(matrix + inner[:, None] * MATRIX_STRIDE),)
+        for piece in tl.static_range(INPUTS_PADDED // STEP):
+            total = tl.dot(pieces[piece], matrices[piece], total, input_precision="ieee")
     else:
         for step in range(0, INPUTS_PADDED, STEP):
             inner = step + tl.arange(0, STEP)
@@ -159,10 +167,11 @@ def mixed_towers(
     HEADER_WORDS: tl.constexpr,
     COUNT_WORD: tl.constexpr,
     TILE: tl.constexpr,
+    TASKS_EACH: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
-    """Grid (tiles of candidates, users)."""
-    user = tl.program_id(1).to(tl.int64)
+    """Grid (tiles of candidates, groups of `TASKS_EACH` tasks, users)."""
+    user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(0) * TILE
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
     if start >= count:
@@ -172,10 +181,15 @@ def mixed_towers(
     row = user * room + candidate
     column = tl.arange(0, DIM)
     biases = vectors + BIASES
+    begin = tl.program_id(1) * TASKS_EACH
+    share = shares + row * (TASKS * EXPERTS_PADDED)
+    weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
     outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
-    for task in range(TASKS):
-        share = shares + (row * TASKS + task) * EXPERTS_PADDED
-        mixed = _mixed(share, outputs, parts, biases, row, live, EXPERTS, PARTS, DIM, TILE, TOGETHER)
+    for task in range(begin, begin + TASKS_EACH):
+        own = share + task * EXPERTS_PADDED
+        mixed = _mixed(own, weights, outputs, parts, biases, row, live, EXPERTS, PARTS, DIM, TILE, TOGETHER)
+        # The next task's, so that nobody waits for it; where there is none, nobody uses it.
+        weights = _shares(own + EXPERTS_PADDED, live & (task + 1 < TASKS), EXPERTS, TOGETHER)
         tower = biases + EXPERTS_PADDED * DIM + TASKS * EXPERTS_PADDED + task * (2 * TOWER_HIDDEN + 1)
         logit = tl.zeros((TILE,), tl.float32) + tl.load(tower + 2 * TOWER_HIDDEN)
         for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
@@ -185,6 +199,18 @@ def mixed_towers(
             logit += tower_logit(total, tower + unit, tower + TOWER_HIDDEN + unit)
         out = scores + (user * candidates + candidate) * TASKS + task
         tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live)
+
+
+@triton.jit
+def _shares(at, live, EXPERTS: tl.constexpr, TOGETHER: tl.constexpr):
+    """One task's shares `[rows, experts]`, where all experts are held at once."""
+    if TOGETHER:
+        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
+        seen = live[:, None] & (expert < EXPERTS)[None, :]
+        weights = tl.load(at[:, None] + expert[None, :], mask=seen, other=0.0)
+    else:
+        weights = 0.0
+    return weights
 
 
 @triton.jit
@@ -211,6 +237,7 @@ def _outputs(
 @triton.jit
 def _mixed(
     share,
+    weights,
     outputs,
     parts,
     biases,
@@ -224,9 +251,6 @@ def _mixed(
 ):
     """The experts' outputs by a task's shares: `[rows, dim]`."""
     if TOGETHER:
-        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
-        seen = live[:, None] & (expert < EXPERTS)[None, :]
-        weights = tl.load(share[:, None] + expert[None, :], mask=seen, other=0.0)
         mixed = tl.sum(weights[:, :, None] * outputs, 1)
     else:
         column = tl.arange(0, DIM)

@@ -91,21 +91,20 @@ def _kernel(sizes: FusionSizes, pointer: str) -> TritonKernel:
         | dict.fromkeys(integers, "i32"),
         constants={
             "BLOCKS": sizes.blocks,
-            "BLOCKS_PADDED": sizes.blocks_padded,
             "DIM": sizes.dim,
             "HEADS": sizes.heads,
-            "HEADS_PADDED": sizes.columns // sizes.head_padded,
             "HEAD": sizes.head,
-            "HEAD_PADDED": sizes.head_padded,
+            "PIECE": sizes.piece,
             "FFN": sizes.ffn_padded,
             "SQUEEZED": sizes.squeezed_padded,
             "RESIDUAL_FIRST": sizes.residual_first,
             "HEADER_WORDS": sizes.header_words,
             "SCENARIO_WORD": sizes.scenario_word,
             "COUNT_WORD": sizes.count_word,
+            "ROWS": sizes.rows,
             "TILE": sizes.tile,
         },
-        warps=8,
+        warps=4,
         stages=3,
         multiples_of_16=frozenset(integers[1:]) if sizes.dim % 16 == 0 else frozenset(),
     )
@@ -113,7 +112,6 @@ def _kernel(sizes: FusionSizes, pointer: str) -> TritonKernel:
 
 def _packed(weights: dict[str, Tensor], sizes: FusionSizes) -> tuple[Tensor, ...]:
     """The fields of `FusionWeights`, in fp32 on the CPU."""
-    columns = sizes.columns
     qkv = weights["layer.qkv.weight"][0].view(3, sizes.dim, sizes.dim)
     squeeze = weights["squeeze.weight"].view(-1, sizes.blocks, sizes.dim).permute(1, 2, 0)
     excite = weights["excite.weight"].view(sizes.blocks, sizes.dim, -1).transpose(1, 2)
@@ -143,9 +141,8 @@ def _packed(weights: dict[str, Tensor], sizes: FusionSizes) -> tuple[Tensor, ...
 
 def _rows(matrix: Tensor, sizes: FusionSizes) -> Tensor:
     """`matrix` `[dim, n]` with the rows of every head padded with zeros: `[columns, n]`."""
-    padded = torch.zeros(sizes.columns // sizes.head_padded, sizes.head_padded, matrix.shape[1])
-    padded[: sizes.heads, : sizes.head] = matrix.reshape(sizes.heads, sizes.head, -1)
-    return padded.flatten(0, 1)
+    by_head = matrix.reshape(sizes.heads, sizes.head, -1)
+    return torch.nn.functional.pad(by_head, (0, 0, 0, sizes.piece - sizes.head)).flatten(0, 1)
 
 
 def _ended(tensor: Tensor, size: int) -> Tensor:

@@ -27,6 +27,7 @@ class FusionSizes(NamedTuple):
     header_words: int
     scenario_word: int = 0
     count_word: int = 1
+    rows: int = _ROWS
 
     @property
     def width(self) -> int:
@@ -37,13 +38,14 @@ class FusionSizes(NamedTuple):
         return self.dim // self.heads
 
     @property
-    def head_padded(self) -> int:
+    def piece(self) -> int:
+        """Columns of a head, padded to a power of two that a product takes."""
         return max(16, power_of_two(self.head))
 
     @property
     def columns(self) -> int:
-        """Of a row whose heads are padded; a power of two."""
-        return max(32, power_of_two(self.heads) * self.head_padded)
+        """Of a row whose heads are padded."""
+        return self.heads * self.piece
 
     @property
     def blocks_padded(self) -> int:
@@ -59,8 +61,8 @@ class FusionSizes(NamedTuple):
 
     @property
     def tile(self) -> int:
-        """Candidates of a program of the small kernel: the rows of all blocks are its 64 rows."""
-        return _ROWS // self.blocks_padded
+        """Candidates of a program of the small kernel, which has all their blocks."""
+        return self.rows // self.blocks_padded
 
     @property
     def small(self) -> bool:

@@ -96,13 +96,9 @@ def tokens(
             )
             out = x + user * user_stride + block * block_stride + slots * row_stride
             tl.store(out[:, None] + columns[None, :], total.to(x.dtype.element_ty), mask=seen)
-            if (AGES >= 0) & (tl.program_id(1) == 0):
-                state = tl.load(states + user)
-                if state != 0:
-                    own = state.to(tl.pointer_type(tl.int32))
-                    capacity = tl.load(own)
-                    body = (state + STATE_HEADER + AGES * capacity.to(tl.int64)).to(tl.pointer_type(tl.int32))
-                    tl.store(body + block * capacity + slots, age, mask=live)
+            if AGES >= 0:
+                first_chunk = live & (tl.program_id(1) == 0)
+                _store_ages(tl.load(states + user), block, slots, age, first_chunk, AGES, STATE_HEADER)
     else:
         start = (tile - event_tiles * BLOCKS) * ROWS
         count = tl.load(header + COUNT_WORD)
@@ -144,12 +140,20 @@ def tokens(
 
 
 @triton.jit
+def _store_ages(state, block, slots, age, live, AGES: tl.constexpr, STATE_HEADER: tl.constexpr):
+    if state != 0:
+        capacity = tl.load(state.to(tl.pointer_type(tl.int32)))
+        ages = (state + STATE_HEADER + AGES * capacity.to(tl.int64)).to(tl.pointer_type(tl.int32))
+        tl.store(ages + block * capacity + slots, age, mask=live)
+
+
+@triton.jit
 def _words(at, inside, STARTS: tl.constexpr, UNROLLED: tl.constexpr):
     """The integer words of a tile's records, asked for early; none where they are too many to keep."""
     rows = ()
     if len(STARTS) <= UNROLLED:
         for word in tl.static_range(len(STARTS)):
-            rows = rows + (tl.load(at + word, mask=inside, other=0),)
+            rows += (tl.load(at + word, mask=inside, other=0),)
     return rows
 
 
@@ -170,10 +174,7 @@ def _features(
     """The feature rows of some records as vectors: categories, then floats."""
     total = tl.zeros(seen.shape, tl.float32)
     for word in tl.static_range(len(STARTS)):
-        if len(STARTS) <= UNROLLED:
-            index = rows[word]
-        else:
-            index = tl.load(at + word, mask=live, other=0)
+        index = rows[word] if len(STARTS) <= UNROLLED else tl.load(at + word, mask=live, other=0)
         total += _row(table, STARTS[word] + tl.where(live, index, 0), seen, columns, DIM)
     dense = at + len(STARTS)
     for word in range(FLOATS):
