@@ -3,6 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check
+# With a GPU the fused kernels need their extra, and the versions of PyTorch and Triton go together.
+GPU := $(shell command -v nvidia-smi)
+EXTRA = $(if $(GPU),[gpu])
+CONSTRAINTS = $(if $(GPU),constraints-gpu.txt,constraints.txt)
 TORCH_CPU = torch==2.13.0+cpu
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
@@ -14,17 +18,17 @@ install-dev: $(VENV)/.installed-dev
 # A machine without an NVIDIA driver gets PyTorch's CPU build; the CUDA packages are never downloaded there.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	command -v nvidia-smi >/dev/null \
+	test -n '$(GPU)' \
 	|| $(PIP) install --quiet '$(TORCH_CPU)' \
 	|| $(PIP) install --quiet --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.$(EXTRA)'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
 demo: install
