@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import flame
 from flame.config import EngineConfig
 from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
@@ -45,7 +46,7 @@ class _Build(NamedTuple):
             "backend": self.name,
             "device": self.target.device,
             "precision": self.target.precision,
-            "flame": version("flame-serving"),
+            "flame": flame.__version__,
             "torch": version("torch"),
             **self.backend.versions(),
             **(processor() if self.target.device == "cpu" else graphics_card(self.target.device)),

@@ -31,12 +31,13 @@ class Host:
 class FusedBuffers(LaunchBuffers):
     """Launch buffers with their recorded launches by kind; `owner` is the engine's mark.
 
+    `memory` has to outlive the launches: a captured graph knows addresses only.
     `header` is a view of `words`. `states` is the host's table of addresses; slots without a state point at the
     workspace's own, `own_states`, where an unused slot may write its header.
     """
 
     owner: object
-    capacity: int
+    memory: LaunchMemory
     header: Words
     limits: NDArray[np.uint32]
     states: NDArray[np.int64]
@@ -77,7 +78,7 @@ def allocate(spec: ModelSpec, program: Program, profile: Profile, lane: Lane, ow
         device_words=memory.words,
         device_scores=memory.scores,
         owner=owner,
-        capacity=memory.rows.events,
+        memory=memory,
         header=layout.views(words).header,
         limits=_limits(spec, layout),
         states=host.states.numpy(),

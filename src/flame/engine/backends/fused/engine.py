@@ -82,7 +82,7 @@ class FusedEngine(Engine):
         launch = self._own(buffers, len(states))
         own = [self._own_state(state) for state in states]
         for state in own:
-            if state.capacity < launch.capacity:
+            if state.capacity < launch.memory.rows.events:
                 raise ExecutionError(f"a state for {state.capacity} events cannot take profile {launch.profile}")
             state.encoded = False
         launch.point([state.address for state in own])
