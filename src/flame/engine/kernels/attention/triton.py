@@ -83,8 +83,8 @@ def attention_kernel(
     scale = tl.load(scales + block * SCENARIOS + scenario)
     slice_rows = tl.program_id(2).to(tl.int64) * (events + candidates)
     offsets = (slice_rows + rows)[:, None] * DIM + head * HEAD_DIM + columns[None, :]
-    exists = rows - base < live
-    q = tl.load(queries + offsets, mask=exists[:, None] & real[None, :], other=0.0)
+    asking = rows - base < live
+    q = tl.load(queries + offsets, mask=asking[:, None] & real[None, :], other=0.0)
 
     past = tl.multiple_of((address + BODY).to(tl.pointer_type(dtype)), 16)
     plane = capacity.to(tl.int64) * HEAD_DIM

@@ -9,12 +9,13 @@ For a live row of block b, with `inputs` and `x` `[users, blocks, events + candi
 
 Keys and values of events go into the states, those of candidates into `own` `[users, blocks, candidates, 2 * dim]`
 (`flame.engine.kernels.attention` has the state's layout). The hidden units are never in memory, and a row is taken in
-pieces of a power of two: a dim of 96 is three of 32. For dims that fit no register file, `flame.engine.kernels.linear`
+pieces of a power of two: a dim of 96 is 64 and 32. For dims that fit no register file, `flame.engine.kernels.linear`
 and `norm` do the same one after the other.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,21 +62,24 @@ class ProjectionMemory(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """A row as `count` pieces of `size`, together no shorter than the dim."""
+    """A row as pieces, each a power of two wide and no longer than the one before it."""
 
-    number: int
-    size: int
+    sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, dim: int) -> Pieces:
-        """The least padding that at most four pieces of a power of two need, of these the fewest pieces."""
-        sizes = [16, 32, 64, 128]
-        choices = [cls(-(-dim // size), size) for size in sizes if -(-dim // size) <= 4]
-        return min(choices, key=lambda pieces: (pieces.padded, pieces.number))
+        """As few pieces as the dim takes, filled up to a multiple of 16: products need that many."""
+        padded = -(-dim // 16) * 16
+        return cls(tuple(1 << bit for bit in reversed(range(padded.bit_length())) if padded >> bit & 1))
 
     @property
     def padded(self) -> int:
-        return self.number * self.size
+        return sum(self.sizes)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each piece starts; last, where the row ends."""
+        return tuple(itertools.accumulate(self.sizes, initial=0))
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,7 @@ class FeedForward:
         return {"queries": tensor, "own": tensor, "states": "*i64", "words": "*i32", **numbers}
 
     @property
-    def _constants(self) -> dict[str, int | float | bool]:
+    def _constants(self) -> dict[str, object]:
         return {
             "HEADER": self.header.words,
             "COUNT": self.header.candidates,
@@ -234,8 +238,8 @@ class FeedForward:
             "BLOCKS": self.blocks,
             "HEAD_DIM": self.dim // self.heads,
             "DIM": self.dim,
-            "PIECES": self.pieces.number,
-            "PIECE": self.pieces.size,
+            "SIZES": self.pieces.sizes,
+            "STARTS": self.pieces.starts,
             "ROWS": self.rows,
         }
 

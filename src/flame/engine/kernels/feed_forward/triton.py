@@ -1,7 +1,7 @@
 """Device code of the feed-forward half with the next projection; see the package for what it computes.
 
-A row of activations is a tuple of pieces, each a power of two wide, so that a dim of 96 is three products of 32 and
-not one of 128.
+A row of activations is a tuple of pieces, each a power of two wide, so that a dim of 96 is products of 64 and 32 and
+not one of 128. `SIZES` are their widths, `STARTS` their first columns and, last, the columns of all.
 """
 
 # Triton knows no starred expressions, and tuples grow while loops are unrolled.
@@ -15,47 +15,51 @@ import triton.language as tl
 
 
 @triton.jit
-def load_row(pointer, offsets, columns, PIECES: tl.constexpr, PIECE: tl.constexpr, DIM: tl.constexpr):
-    """Pieces of rows, zero beyond the dim."""
+def load_row(pointer, starts, SIZES: tl.constexpr, STARTS: tl.constexpr, DIM: tl.constexpr):
+    """Pieces of rows that start at the elements `starts`, zero beyond the dim."""
     row = ()
-    for index in tl.static_range(PIECES):
-        real = columns + index * PIECE < DIM
-        row = row + (tl.load(pointer + offsets + index * PIECE, mask=real[None, :], other=0.0),)
+    for index in tl.static_range(len(SIZES)):
+        columns = STARTS[index] + tl.arange(0, SIZES[index])
+        real = (columns < DIM)[None, :]
+        row = row + (tl.load(pointer + starts[:, None] + columns[None, :], mask=real, other=0.0),)
     return row
 
 
 @triton.jit
-def store_row(pointer, offsets, columns, row, PIECES: tl.constexpr, PIECE: tl.constexpr, DIM: tl.constexpr):
+def store_row(pointer, starts, row, SIZES: tl.constexpr, STARTS: tl.constexpr, DIM: tl.constexpr):
     """Stores pieces of rows up to the dim."""
-    for index in tl.static_range(PIECES):
-        real = columns + index * PIECE < DIM
-        tl.store(pointer + offsets + index * PIECE, row[index], mask=real[None, :])
+    for index in tl.static_range(len(SIZES)):
+        columns = STARTS[index] + tl.arange(0, SIZES[index])
+        tl.store(pointer + starts[:, None] + columns[None, :], row[index], mask=(columns < DIM)[None, :])
 
 
 @triton.jit
-def cast_row(row, dtype: tl.constexpr, PIECES: tl.constexpr):
+def cast_row(row, dtype: tl.constexpr, SIZES: tl.constexpr):
     """The pieces in another type."""
     cast = ()
-    for index in tl.static_range(PIECES):
+    for index in tl.static_range(len(SIZES)):
         cast = cast + (row[index].to(dtype),)
     return cast
 
 
 @triton.jit
-def add_row(left, right, PIECES: tl.constexpr):
+def add_row(left, right, SIZES: tl.constexpr):
     """Sum of two rows in fp32."""
     sums = ()
-    for index in tl.static_range(PIECES):
+    for index in tl.static_range(len(SIZES)):
         sums = sums + (left[index].to(tl.float32) + right[index].to(tl.float32),)
     return sums
 
 
 @triton.jit
-def times_matrix(row, weights, STRIDE: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr):
-    """Product of rows with a matrix; `weights` `[piece, columns]` points at the rows of the first piece."""
-    product = tl.dot(row[0], tl.load(weights), input_precision="ieee")
-    for index in tl.static_range(1, PIECES):
-        product = tl.dot(row[index], tl.load(weights + index * PIECE * STRIDE), product, input_precision="ieee")
+def times_matrix(row, matrix, columns, STRIDE: tl.constexpr, SIZES: tl.constexpr, STARTS: tl.constexpr):
+    """Product of rows with the given columns of a matrix whose rows are `STRIDE` long."""
+    first = matrix + tl.arange(0, SIZES[0])[:, None] * STRIDE + columns[None, :]
+    product = tl.dot(row[0], tl.load(first), input_precision="ieee")
+    for index in tl.static_range(1, len(SIZES)):
+        inputs = STARTS[index] + tl.arange(0, SIZES[index])
+        weights = tl.load(matrix + inputs[:, None] * STRIDE + columns[None, :])
+        product = tl.dot(row[index], weights, product, input_precision="ieee")
     return product
 
 
@@ -66,57 +70,57 @@ def feed_forward(
     bias_in,
     weights_out,
     bias_out,
-    columns,
     FFN: tl.constexpr,
     CHUNK: tl.constexpr,
-    PIECES: tl.constexpr,
-    PIECE: tl.constexpr,
+    SIZES: tl.constexpr,
+    STARTS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Both products with the ReLU between them; `CHUNK` hidden units at a time, none of them ever in memory."""
-    PADDED: tl.constexpr = PIECES * PIECE
-    inputs = tl.arange(0, PIECE)
-    units = tl.arange(0, CHUNK)
+    PADDED: tl.constexpr = STARTS[len(SIZES)]
     sums = ()
-    for _ in tl.static_range(PIECES):
-        sums = sums + (tl.zeros((ROWS, PIECE), tl.float32),)
+    for index in tl.static_range(len(SIZES)):
+        sums = sums + (tl.full((ROWS, SIZES[index]), 0.0, tl.float32),)
     for start in range(0, FFN, CHUNK):
-        hidden = times_matrix(row, weights_in + inputs[:, None] * FFN + start + units[None, :], FFN, PIECES, PIECE)
-        hidden = tl.maximum(hidden + tl.load(bias_in + start + units)[None, :], 0.0).to(row[0].dtype)
+        units = start + tl.arange(0, CHUNK)
+        hidden = times_matrix(row, weights_in, units, FFN, SIZES, STARTS)
+        hidden = tl.maximum(hidden + tl.load(bias_in + units)[None, :], 0.0).to(row[0].dtype)
         more = ()
-        for index in tl.static_range(PIECES):
-            weights = tl.load(weights_out + (start + units)[:, None] * PADDED + columns[None, :] + index * PIECE)
+        for index in tl.static_range(len(SIZES)):
+            columns = STARTS[index] + tl.arange(0, SIZES[index])
+            weights = tl.load(weights_out + units[:, None] * PADDED + columns[None, :])
             more = more + (tl.dot(hidden, weights, sums[index], input_precision="ieee"),)
         sums = more
     result = ()
-    for index in tl.static_range(PIECES):
-        result = result + (sums[index] + tl.load(bias_out + columns + index * PIECE)[None, :],)
+    for index in tl.static_range(len(SIZES)):
+        columns = STARTS[index] + tl.arange(0, SIZES[index])
+        result = result + (sums[index] + tl.load(bias_out + columns)[None, :],)
     return result
 
 
 @triton.jit
-def layer_norm(
-    row, gain, shift, columns, EPSILON: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr, DIM: tl.constexpr
-):
+def layer_norm(row, gain, shift, EPSILON: tl.constexpr, SIZES: tl.constexpr, STARTS: tl.constexpr, DIM: tl.constexpr):
     """LayerNorm of rows that are zero beyond the dim."""
     mean = tl.sum(row[0], 1)
-    for index in tl.static_range(1, PIECES):
+    for index in tl.static_range(1, len(SIZES)):
         mean += tl.sum(row[index], 1)
     mean = mean / DIM
     centred = ()
-    for index in tl.static_range(PIECES):
+    for index in tl.static_range(len(SIZES)):
         difference = row[index] - mean[:, None]
-        if DIM < PIECES * PIECE:
-            difference = tl.where((columns + index * PIECE < DIM)[None, :], difference, 0.0)
+        if STARTS[len(SIZES)] > DIM:
+            columns = STARTS[index] + tl.arange(0, SIZES[index])
+            difference = tl.where((columns < DIM)[None, :], difference, 0.0)
         centred = centred + (difference,)
     variance = tl.sum(centred[0] * centred[0], 1)
-    for index in tl.static_range(1, PIECES):
+    for index in tl.static_range(1, len(SIZES)):
         variance += tl.sum(centred[index] * centred[index], 1)
     rate = tl.rsqrt(variance / DIM + EPSILON)[:, None]
     result = ()
-    for index in tl.static_range(PIECES):
-        places = columns + index * PIECE
-        result = result + (centred[index] * rate * tl.load(gain + places)[None, :] + tl.load(shift + places)[None, :],)
+    for index in tl.static_range(len(SIZES)):
+        columns = STARTS[index] + tl.arange(0, SIZES[index])
+        scaled = centred[index] * rate * tl.load(gain + columns)[None, :]
+        result = result + (scaled + tl.load(shift + columns)[None, :],)
     return result
 
 
@@ -136,35 +140,31 @@ def project(
     candidates,
     layer,
     user_block,
-    columns,
     BODY: tl.constexpr,
     LAYERS: tl.constexpr,
     BLOCKS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    PIECES: tl.constexpr,
-    PIECE: tl.constexpr,
+    SIZES: tl.constexpr,
+    STARTS: tl.constexpr,
     DIM: tl.constexpr,
 ):
     """Queries into `queries`; keys and values of events into the state, of candidates into `own`."""
-    PADDED: tl.constexpr = PIECES * PIECE
+    PADDED: tl.constexpr = STARTS[len(SIZES)]
     HEADS: tl.constexpr = DIM // HEAD_DIM
     dtype = queries.dtype.element_ty
     block = user_block % BLOCKS
-    inputs = tl.arange(0, PIECE)
     plane = capacity.to(tl.int64) * HEAD_DIM
     past = tl.multiple_of((address + BODY).to(tl.pointer_type(dtype)), 16)
     slices = user_block.to(tl.int64)
     query_row = queries + (slices * (events + candidates) + rows)[:, None] * DIM
     own_row = own + (slices * candidates + rows - events)[:, None] * (2 * DIM)
     for part in range(first_part, 3):
-        for index in tl.static_range(PIECES):
-            places = columns + index * PIECE
+        for index in tl.static_range(len(SIZES)):
+            places = STARTS[index] + tl.arange(0, SIZES[index])
             real = (places < DIM)[None, :]
-            start = part * PADDED + index * PIECE
-            out = times_matrix(
-                row, weights + inputs[:, None] * (3 * PADDED) + start + columns[None, :], 3 * PADDED, PIECES, PIECE
-            )
-            out = (out + tl.load(bias + start + columns)[None, :]).to(dtype)
+            columns = part * PADDED + places
+            out = times_matrix(row, weights, columns, 3 * PADDED, SIZES, STARTS)
+            out = (out + tl.load(bias + columns)[None, :]).to(dtype)
             if part == 0:
                 tl.store(query_row + places[None, :], out, mask=real)
             elif is_candidate:
@@ -212,11 +212,11 @@ def projection_kernel(
     BLOCKS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM: tl.constexpr,
-    PIECES: tl.constexpr,
-    PIECE: tl.constexpr,
+    SIZES: tl.constexpr,
+    STARTS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    PADDED: tl.constexpr = PIECES * PIECE
+    PADDED: tl.constexpr = STARTS[len(SIZES)]
     first_row = (tl.program_id(0) + first_tile) * ROWS
     user_block = tl.program_id(1)
     block = user_block % BLOCKS
@@ -226,9 +226,8 @@ def projection_kernel(
     if not is_live:
         return
     rows = first_row + tl.arange(0, ROWS)
-    columns = tl.arange(0, PIECE)
-    offsets = (user_block.to(tl.int64) * (events + candidates) + rows)[:, None] * DIM + columns[None, :]
-    row = load_row(x, offsets, columns, PIECES, PIECE, DIM)
+    starts = (user_block.to(tl.int64) * (events + candidates) + rows) * DIM
+    row = load_row(x, starts, SIZES, STARTS, DIM)
     part = 0
     if not is_candidate:
         part = first_part
@@ -247,13 +246,12 @@ def projection_kernel(
         candidates,
         layer,
         user_block,
-        columns,
         BODY,
         LAYERS,
         BLOCKS,
         HEAD_DIM,
-        PIECES,
-        PIECE,
+        SIZES,
+        STARTS,
         DIM,
     )
 
@@ -290,12 +288,12 @@ def feed_forward_kernel(
     EPSILON: tl.constexpr,
     NORM_LAST: tl.constexpr,
     PROJECT: tl.constexpr,
-    PIECES: tl.constexpr,
-    PIECE: tl.constexpr,
+    SIZES: tl.constexpr,
+    STARTS: tl.constexpr,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    PADDED: tl.constexpr = PIECES * PIECE
+    PADDED: tl.constexpr = STARTS[len(SIZES)]
     dtype: tl.constexpr = x.dtype.element_ty
     first_row = (tl.program_id(0) + first_tile) * ROWS
     user_block = tl.program_id(1)
@@ -306,33 +304,31 @@ def feed_forward_kernel(
     if not is_live:
         return
     rows = first_row + tl.arange(0, ROWS)
-    columns = tl.arange(0, PIECE)
-    offsets = (user_block.to(tl.int64) * (events + candidates) + rows)[:, None] * DIM + columns[None, :]
-    row = load_row(inputs, offsets, columns, PIECES, PIECE, DIM)
+    starts = (user_block.to(tl.int64) * (events + candidates) + rows) * DIM
+    row = load_row(inputs, starts, SIZES, STARTS, DIM)
     branch = feed_forward(
         row,
         weights_in + block * (FFN * PADDED),
         bias_in + block * FFN,
         weights_out + block * (FFN * PADDED),
         bias_out + block * PADDED,
-        columns,
         FFN,
         CHUNK,
-        PIECES,
-        PIECE,
+        SIZES,
+        STARTS,
         ROWS,
     )
     gain += block * PADDED
     shift += block * PADDED
     if NORM_LAST:
-        residual = load_row(x, offsets, columns, PIECES, PIECE, DIM)
-        branch = add_row(residual, branch, PIECES)
-        following = layer_norm(branch, gain, shift, columns, EPSILON, PIECES, PIECE, DIM)
+        residual = load_row(x, starts, SIZES, STARTS, DIM)
+        branch = add_row(residual, branch, SIZES)
+        following = layer_norm(branch, gain, shift, EPSILON, SIZES, STARTS, DIM)
     else:
-        normal = layer_norm(branch, gain, shift, columns, EPSILON, PIECES, PIECE, DIM)
-        following = add_row(row, normal, PIECES)
-    row = cast_row(following, dtype, PIECES)
-    store_row(x, offsets, columns, row, PIECES, PIECE, DIM)
+        normal = layer_norm(branch, gain, shift, EPSILON, SIZES, STARTS, DIM)
+        following = add_row(row, normal, SIZES)
+    row = cast_row(following, dtype, SIZES)
+    store_row(x, starts, row, SIZES, STARTS, DIM)
     if PROJECT:
         part = 0
         if not is_candidate:
@@ -352,12 +348,11 @@ def feed_forward_kernel(
             candidates,
             layer,
             user_block,
-            columns,
             BODY,
             LAYERS,
             BLOCKS,
             HEAD_DIM,
-            PIECES,
-            PIECE,
+            SIZES,
+            STARTS,
             DIM,
         )
