@@ -17,7 +17,7 @@ def bars(rows: Sequence[Row], file: Path) -> None:
     timed = [row for row in rows if "ms_median" in row]
     groups = list(dict.fromkeys((row["scenario"], row["users"], row["kind"]) for row in timed))
     variants = list(dict.fromkeys(row["variant"] for row in timed))
-    pyplot = _pyplot()
+    pyplot = pyplot_without_display()
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.6 * len(groups), 4.5), layout="constrained")
     width = 0.8 / max(1, len(variants))
     for place, variant in enumerate(variants):
@@ -31,13 +31,13 @@ def bars(rows: Sequence[Row], file: Path) -> None:
     axes.set_xticks(range(len(groups)), [f"{scenario}, {users} users\n{kind}" for scenario, users, kind in groups])
     axes.set_ylabel("median, ms")
     axes.legend()
-    _save(pyplot, figure, file)
+    save(pyplot, figure, file)
 
 
 def rates(rows: Sequence[Row], file: Path) -> None:
     """`flame load --search-p99`: p99 over the rate of every step, with the bound and what was held."""
     steps = [row for row in rows if row.get("mode") == "open" and row["ms_p99"] is not None]
-    pyplot = _pyplot()
+    pyplot = pyplot_without_display()
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for held, marker, text in ((True, "o", "held"), (False, "x", "not held")):
         some = [row for row in steps if row["held"] is held]
@@ -47,10 +47,11 @@ def rates(rows: Sequence[Row], file: Path) -> None:
     axes.set_ylabel("p99, ms")
     axes.set_yscale("log")
     axes.legend()
-    _save(pyplot, figure, file)
+    save(pyplot, figure, file)
 
 
-def _pyplot() -> ModuleType:
+def pyplot_without_display() -> ModuleType:
+    """Matplotlib for files. Raises `ConfigError` where it is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -61,7 +62,8 @@ def _pyplot() -> ModuleType:
     return pyplot
 
 
-def _save(pyplot: Any, figure: Any, file: Path) -> None:
+def save(pyplot: Any, figure: Any, file: Path) -> None:
+    """Writes a figure, and its folder where that is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)

@@ -31,25 +31,38 @@ CLIMBER = (
     "flame-fp16",
     "flame",
 )
-HSTU = ("eager-dense", "compile-graph", "flex-graph", "flame-no-tokens", "flame-no-head", "flame-fp16", "flame")
+HSTU = ("eager-dense", "compile-graph", "flex-graph", "flame-no-graph", "flame-fp32", "flame-fp16", "flame")
 WIDE = ("flex-graph", "flex-graph-together", "flame")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A model, its traffic (history events, candidate counts of the users of a launch), and what is measured on it."""
+    """A model, its traffic (history events, candidate counts of the users of a launch), and what is measured on it.
+
+    `width` other than 0 is the model's dim in the place of the source's own (`flame.bench.ladder.packages`).
+    """
 
     source: str
     history: int
     candidates: tuple[int, ...]
     users: tuple[int, ...]
     variants: tuple[str, ...]
+    width: int = 0
+
+    @property
+    def model(self) -> tuple[str, int]:
+        """Scenarios with the same share a model."""
+        return self.source, self.width
 
 
 SCENARIOS: dict[str, Scenario] = {
     "base": Scenario("preset:flame-base", 512, (128,), (1, 8, 32), CLIMBER),
     "long": Scenario("preset:flame-long", 1024, (512,), (1, 8, 32), CLIMBER),
     "mixed": Scenario("preset:flame-long", 1024, (128, 256, 512, 1024), (1, 8, 32), CLIMBER),
+    "hstu": Scenario("preset:hstu-1k", 1024, (2048,), (32,), HSTU),
+    "dlrm": Scenario("preset:hstu-7k", 6700, (2048,), (8,), HSTU),
+    "wide-512": Scenario("preset:flame-long", 1024, (512,), (1, 8, 32), WIDE, width=512),
+    "wide-1024": Scenario("preset:flame-long", 1024, (512,), (1, 8, 32), WIDE, width=1024),
 }
 
 

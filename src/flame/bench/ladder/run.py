@@ -18,12 +18,12 @@ from flame.bench.ladder.clock import Clock, clock_of
 from flame.bench.ladder.entrant import Entrant, Refused
 from flame.bench.ladder.flame_entrants import Engines
 from flame.bench.ladder.measure import MATRIX_SIZE, Recorded, measured
+from flame.bench.ladder.packages import package
 from flame.bench.ladder.rows import Row, refused
 from flame.bench.ladder.truth import Truths, distance
 from flame.bench.progress import Show
 from flame.config import EngineConfig
 from flame.engine.backends.eager import EagerEngine
-from flame.engine.package import load
 from flame.engine.spec import Profile
 from flame.errors import ConfigError
 
@@ -60,9 +60,9 @@ def run(
     facts = {"rounds": ladder.rounds, "seed": ladder.seed, "matrix_size": MATRIX_SIZE, "precision": ladder.precision}
     facts |= {"device": _told(device)}
     rows: list[Row] = []
-    for source in dict.fromkeys(SCENARIOS[name].source for name in ladder.scenarios):
+    for model in dict.fromkeys(SCENARIOS[name].model for name in ladder.scenarios):
         with tempfile.TemporaryDirectory(prefix="flame-bench-") as folder:
-            for case_rows in _Model(ladder, source, settings, torch.device(device), Path(folder), show).cases():
+            for case_rows in _Model(ladder, model, settings, torch.device(device), Path(folder), show).cases():
                 rows += case_rows
                 keep(rows, facts)
     return rows, facts
@@ -82,11 +82,17 @@ class _Model:
     """All cases of the scenarios that share one model, so that its engines are built once."""
 
     def __init__(
-        self, ladder: Ladder, source: str, settings: EngineConfig, device: torch.device, folder: Path, show: Show
+        self,
+        ladder: Ladder,
+        model: tuple[str, int],
+        settings: EngineConfig,
+        device: torch.device,
+        folder: Path,
+        show: Show,
     ) -> None:
         self._ladder, self._device, self._show = ladder, device, show
-        self._package = load(source)
-        self._scenarios = [name for name in ladder.scenarios if SCENARIOS[name].source == source]
+        self._package = package(*model)
+        self._scenarios = [name for name in ladder.scenarios if SCENARIOS[name].model == model]
         profiles = list(dict.fromkeys(profile for name in self._scenarios for profile in self._profiles(name)))
         self._oracle = EagerEngine(self._package, profiles, str(device))
         self._truth = self._package.model(device)

@@ -92,10 +92,17 @@ class HstuProgram:
         )
 
     def rank(self, memory: LaunchMemory) -> None:
+        self.tokens(memory)
+        self.layers(memory)
+        self._score(_own(memory))
+
+    def tokens(self, memory: LaunchMemory) -> None:
         own = _own(memory)
         self._tokens.rank(self._runtime, self._token_weights, own.places, own.words, own.x, own.own_states)
+
+    def layers(self, memory: LaunchMemory) -> None:
+        own = _own(memory)
         self._run(own, own.own_states, "all")
-        self._score(own)
 
     def encode(self, memory: LaunchMemory) -> None:
         own = _own(memory)
