@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from flame.engine.backends.fused.climber_sizes import LayerSizes
+from flame.engine.backends.fused.program import MOST_LAUNCHES
 from flame.engine.backends.fused.rows import EVENT_TILE, Rows, padded
 from flame.engine.kernels.climber_stack import ClimberStack, Mode, StackHeader, StackSizes, kernels, unsupported
 from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS
@@ -20,7 +21,6 @@ from flame.layout import CANDIDATES, SCENARIO
 _MODES: dict[Selection, Mode] = {"all": "rank", "events": "encode", "candidates": "score"}
 _CAPABILITY = 90
 _PROCESSORS = 132
-_CONCURRENT = 4
 
 
 class StackWork(NamedTuple):
@@ -44,7 +44,7 @@ class StackLayers:
         self._header = StackHeader(spec.record.header_words, SCENARIO, CANDIDATES)
         self._stack = None
         if weights is not None:
-            self._stack = ClimberStack(self._sizes, self._header, runtime, weights, concurrent=_CONCURRENT)
+            self._stack = ClimberStack(self._sizes, self._header, runtime, weights, concurrent=MOST_LAUNCHES)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -93,7 +93,7 @@ def why_no_stack(spec: ModelSpec, sizes: LayerSizes, capability: int) -> str | N
     events = padded(spec.input.sequence_capacity(spec.input.max_history), EVENT_TILE)
     own = _stack_sizes(sizes)
     reason = unsupported(own)
-    if reason is None and not possible(own, "rank", events, _PROCESSORS, _CONCURRENT):
+    if reason is None and not possible(own, "rank", events, _PROCESSORS, MOST_LAUNCHES):
         return f"sequences of up to {events} events, whose keys and values would be waited for for ever"
     return reason
 

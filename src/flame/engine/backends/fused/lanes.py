@@ -8,6 +8,10 @@ from typing import Protocol
 
 import torch
 
+from flame.engine.backends.fused.program import MOST_LAUNCHES
+
+_running: dict[torch.device, threading.Semaphore] = {}
+
 Steps = Callable[[], None]
 """Copies and kernels of one launch, put on the current stream."""
 
@@ -42,10 +46,14 @@ class HostLane:
 
 
 class StreamLane:
-    """A stream of its own, onto which every launch puts its steps one by one."""
+    """A stream of its own, onto which every launch puts its steps one by one.
+
+    A launch waits for a place while as many run on the device as programs count on.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._slots = _running.setdefault(device, threading.Semaphore(MOST_LAUNCHES))
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # A thread that waits sleeps: the cores belong to the requests.
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -62,10 +70,11 @@ class StreamLane:
         """Steps hold nothing beyond their memory."""
 
     def _run(self, steps: Steps) -> None:
-        with torch.cuda.stream(self._stream):
-            steps()
-            self._done.record(self._stream)
-        self._done.synchronize()
+        with self._slots:
+            with torch.cuda.stream(self._stream):
+                steps()
+                self._done.record(self._stream)
+            self._done.synchronize()
 
 
 class GraphLane(StreamLane):

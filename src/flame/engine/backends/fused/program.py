@@ -12,6 +12,10 @@ from flame.engine.backends.fused.rows import Rows
 from flame.engine.kernels.kernel import Kernel
 from flame.engine.spec import Profile
 
+MOST_LAUNCHES = 4
+"""Launches that run at the same time on one device, of all engines of a process: kernels whose programs wait for each
+other count on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchMemory:
