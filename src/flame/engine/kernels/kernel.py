@@ -21,7 +21,8 @@ class TritonKernel:
     `name` is unique among the kernels of a model and names its file. `signature` gives the type of every parameter
     that is passed at a launch, in order ("*bf16", "*fp32", "*i32", "*i64", "i32", "fp32"); `constants` every
     constexpr. Pointers have to be aligned to 16 bytes unless they are named in `unaligned`; integers named in
-    `multiples_of_16` are promised to be such.
+    `multiples_of_16` are promised to be such. `registers` is the most that a thread may take, where
+    more than one program is to fit a multiprocessor.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TritonKernel:
     constants: Mapping[str, Any]
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
     unaligned: frozenset[str] = frozenset()
     multiples_of_16: frozenset[str] = frozenset()
 

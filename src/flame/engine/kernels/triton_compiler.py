@@ -39,7 +39,7 @@ def _compiled(kernel: TritonKernel, capability: int) -> Any:
         constexprs=dict(kernel.constants),
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in _aligned(kernel)},
     )
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages, "maxnreg": kernel.registers}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 

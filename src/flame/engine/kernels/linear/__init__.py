@@ -103,6 +103,7 @@ class Linear:
             constants=self._constants(),
             warps=self.tile.warps,
             stages=self.tile.stages,
+            registers=self.tile.registers,
         )
 
     def pack(

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_LARGE_SHARED = (80, 90, 100)
-"""Architectures with at least 163 KiB of shared memory for a block; the others have 99 KiB."""
-
 
 class Tile(NamedTuple):
     """A program's share: rows, columns, and inputs at a time; `stages` of the latter are under way at once."""
@@ -17,16 +14,19 @@ class Tile(NamedTuple):
     inputs: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 def linear_tile(widths: Sequence[int], inputs: int, precision: str, capability: int) -> Tile:
     """The tile of a layer whose parts have these widths, for a compute capability (90 for 9.0)."""
     if precision == "fp32":
         return Tile(64, _columns(widths, 64), _power(min(inputs, 32)), 4, 2)
-    columns = _columns(widths, 256 if capability >= 90 and capability in _LARGE_SHARED else 128)
-    wide = columns >= 128
-    stages = 3 if capability in _LARGE_SHARED else 2
-    return Tile(128 if wide else 64, columns, _power(min(inputs, 64)), 8 if wide else 4, stages)
+    columns = _columns(widths, 128)
+    if columns < 128:
+        return Tile(64, columns, _power(min(inputs, 64)), 4, 3)
+    # On 9.0 a warpgroup holds the sums of a whole tile, and two programs share a multiprocessor: one multiplies while
+    # the other stores.
+    return Tile(128, 128, _power(min(inputs, 64)), 4 if capability == 90 else 8, 3)
 
 
 def _columns(widths: Sequence[int], most: int) -> int:

@@ -73,6 +73,7 @@ class PointwiseAttention:
             constants=self._constants(),
             warps=self.tile.warps,
             stages=self.tile.stages,
+            registers=self.tile.registers,
         )
 
     def launch(

@@ -12,6 +12,7 @@ class AttentionTile(NamedTuple):
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 def attention_tile(dim: int, precision: str, capability: int) -> AttentionTile:
@@ -21,5 +22,7 @@ def attention_tile(dim: int, precision: str, capability: int) -> AttentionTile:
     if dim < 64:
         return AttentionTile(64, 64, 4, 2)
     if capability in (89, 120):
-        return AttentionTile(128, 32, 8, 2) if dim <= 128 else AttentionTile(64, 32, 8, 1)
-    return AttentionTile(128, 64, 8, 2)
+        return AttentionTile(128, 32, 8, 3) if dim <= 128 else AttentionTile(64, 32, 8, 1)
+    if dim > 128:
+        return AttentionTile(64, 32, 8, 2)
+    return AttentionTile(128, 64, 8, 3 if capability >= 90 else 2)
