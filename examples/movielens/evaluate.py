@@ -20,6 +20,7 @@ from rich.table import Table
 
 from examples.movielens import evaluation, offline, served
 from examples.movielens.evaluation import Measures, Question, Scores
+from flame.config import EngineConfig
 from flame.engine import package
 from flame.examples.movielens import dataset, download, split
 from flame.examples.movielens.columns import Statistics
@@ -38,7 +39,7 @@ class Row:
     distance: float | None
 
 
-def evaluate(model: Path, backend: str, users: int | None) -> list[Row]:
+def evaluate(model: Path, engine: EngineConfig, users: int | None) -> list[Row]:
     """All rows; `users` limits how many people are asked about."""
     data = dataset.read(download.fetch())
     until = split.boundary(data.events)
@@ -55,7 +56,7 @@ def evaluate(model: Path, backend: str, users: int | None) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         prepare(data, until, Path(folder), loaded.spec.input)
         for name, way in (("flame.Ranker", served.by_ranker), ("flame serve, HTTP", served.by_http)):
-            with way(model, Path(folder) / STORE, backend) as answer:
+            with way(model, Path(folder) / STORE, engine) as answer:
                 rows.append(_row(name, asked, answer, expected))
     return rows
 
@@ -78,10 +79,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         measures = row.measures
         quality = [f"{value:.4f}" for value in (measures.auc_watch, measures.auc_like, measures.ndcg_like)]
-        same = (
-            ["", ""] if row.distance is None else [f"{measures.auc_like - plain.auc_like:+.1e}", f"{row.distance:.1e}"]
-        )
-        table.add_row(row.name, *quality, *same)
+        table.add_row(row.name, *quality, *_difference(row, plain))
     console.print(table)
 
 
@@ -96,9 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.movielens.evaluate", description=__doc__)
     parser.add_argument("--package", type=Path, default=PACKAGE, help="model folder (default: the committed one)")
     parser.add_argument("--backend", default="auto", help="backend of the served rows")
+    parser.add_argument("--precision", default="auto", help="precision of the served rows: auto, fp32, bf16 or fp16")
     parser.add_argument("--users", type=int, help="ask about the first so many people only")
     options = parser.parse_args()
-    show(evaluate(options.package, options.backend, options.users), Console())
+    engine = EngineConfig(backend=options.backend, precision=options.precision)
+    show(evaluate(options.package, engine, options.users), Console())
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ Answer = Callable[[Question], Scores]
 
 
 @contextmanager
-def by_ranker(model: Path, store: Path, backend: str) -> Iterator[Answer]:
+def by_ranker(model: Path, store: Path, engine: EngineConfig) -> Iterator[Answer]:
     """Answers of `flame.Ranker` over the prepared store; only user and candidates are sent."""
-    config = Config(features=FeaturesConfig(path=str(store)), engine=EngineConfig(backend=backend))
+    config = Config(features=FeaturesConfig(path=str(store)), engine=engine)
     with Ranker.load(model, config) as ranker:
 
         def answer(question: Question) -> Scores:
@@ -31,9 +31,10 @@ def by_ranker(model: Path, store: Path, backend: str) -> Iterator[Answer]:
 
 
 @contextmanager
-def by_http(model: Path, store: Path, backend: str) -> Iterator[Answer]:
+def by_http(model: Path, store: Path, engine: EngineConfig) -> Iterator[Answer]:
     """Answers of `flame serve` to `POST /v1/rank`."""
-    with serving(model, store, ("--backend", backend)) as client:
+    options = ("--backend", engine.backend, "--set", f"engine.precision={engine.precision}")
+    with serving(model, store, options) as client:
 
         def answer(question: Question) -> Scores:
             scores = client.rank(question.user, question.candidates.tolist())["scores"]

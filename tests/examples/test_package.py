@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from examples.movielens import evaluate, evaluation, offline, train
+from flame.config import EngineConfig
 from flame.engine import package
 from flame.examples.movielens import dataset, split
 from flame.examples.movielens.columns import Statistics
@@ -45,7 +46,7 @@ def test_it_beats_popularity_on_later_interactions(real_wheel: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_served_answers_are_those_of_plain_pytorch(real_wheel: Path) -> None:
-    rows = {row.name: row for row in evaluate.evaluate(PACKAGE, "auto", users=12)}
+    rows = {row.name: row for row in evaluate.evaluate(PACKAGE, EngineConfig(), users=12)}
     plain = rows[evaluate.OFFLINE].measures
     for name in ("flame.Ranker", "flame serve, HTTP"):
         served = rows[name]
