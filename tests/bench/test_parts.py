@@ -91,7 +91,7 @@ def test_a_variant_that_cannot_run_here_leaves_its_reason(small: None, monkeypat
         (EngineBench(["short"]), "there is no scenario 'short' here; there are base, long"),
         (
             EngineBench(["base"], variants=["fast"]),
-            "there is no variant 'fast' here; there are compiled, openvino, eager",
+            "there is no variant 'fast' here; there are fused, compiled, openvino, eager",
         ),
     ],
 )

@@ -32,6 +32,14 @@ def command(
     return parser
 
 
+def benchmark(parts: Any, name: str, summary: str, text: str, examples: str) -> ArgumentParser:
+    """Adds a benchmark to `parts`, with the options that every benchmark has."""
+    parser = command(parts, name, summary, text, examples, config_options())
+    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    add_report(parser)
+    return parser
+
+
 def config_options() -> ArgumentParser:
     """`--config` and `--set`, for commands that load a model or a server."""
     parser = ArgumentParser(add_help=False)

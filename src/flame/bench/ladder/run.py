@@ -112,8 +112,9 @@ class _Model:
         return self._ladder.users or SCENARIOS[scenario].users
 
     def _profiles(self, scenario: str) -> list[Profile]:
+        """Those of the cases, and one of a single user to validate with."""
         shape = SCENARIOS[scenario]
-        return [Profile(users, shape.history, max(shape.candidates)) for users in self._users(scenario)]
+        return [Profile(users, shape.history, max(shape.candidates)) for users in (1, *self._users(scenario))]
 
     def _case(self, scenario: str, users: int) -> list[Row]:
         case = Case.draw(scenario, self._package, users, self._ladder.seed, self._device)
