@@ -93,10 +93,7 @@ def linear(
     for part in tl.static_range(len(PARTS)):
         if (column >= PARTS[part][0]) & (column < PARTS[part][1]):
             n = (column - PARTS[part][0]) * BN + c
-            if PARTS[part][3] % BN == 0:
-                keep = valid
-            else:
-                keep = valid & (n < PARTS[part][3])[None, :]
+            keep = valid if PARTS[part][3] % BN == 0 else valid & (n < PARTS[part][3])[None, :]
             values = _activated(sums, PARTS[part][4])
             if PARTS[part][5] < 0:
                 y_at = row[:, None] * Y_ROW + n[None, :]
