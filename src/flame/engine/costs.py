@@ -12,7 +12,7 @@ from flame.engine.backends.base import Engine
 from flame.engine.sampling import random_words
 from flame.engine.spec import Profile, ProfileCost
 
-_MIN_ROUNDS, _MAX_ROUNDS = 3, 9
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 25
 _SECONDS = 0.25
 
 

@@ -11,23 +11,32 @@ import pytest
 import torch
 
 from flame.engine.backends.base import Engine
+from flame.engine.backends.eager import EagerEngine
 from flame.engine.backends.fused.engine import FusedEngine
 from flame.engine.backends.fused.lanes import GraphLane, HostLane, StreamLane
+from flame.engine.backends.fused.precision import PRECISIONS
+from flame.engine.backends.fused.programs import program_type
 from flame.engine.backends.fused.state import DeviceState
 from flame.engine.kernels.interpreter import Interpreter
+from flame.engine.package import ModelPackage
 from flame.engine.presets import preset
-from flame.engine.probe import Packed, Probe
+from flame.engine.probe import Packed, Place, Probe, repack
 from flame.engine.spec import ModelSpec, Profile
+from flame.engine.validate import TOLERANCES
 from flame.errors import ExecutionError
 from flame.layout import CANDIDATES, LENGTHS, SCENARIO
 from tests.engine.backends.totals import TotalsProgram, expected
 
-# Triton's interpreter turns one-element arrays into loop bounds.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+# Triton's interpreter turns one-element arrays into loop bounds, and NumPy tells of the NaN in rows that nobody uses.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 
 SPEC = preset("tiny-climber-bias")
 SMALL, LARGE = Profile(3, 20, 7), Profile(2, 37, 23)
 MakePacked = Callable[..., tuple[Profile, Packed]]
+MakePackage = Callable[[ModelSpec], ModelPackage]
 MakeEngine = Callable[[], FusedEngine]
 
 
@@ -196,3 +205,37 @@ def test_a_closed_engine_refuses(engine: FusedEngine) -> None:
     ):
         with pytest.raises(ExecutionError, match="the engine is closed"):
             launch()
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "without"),
+    [
+        ("tiny-climber", "fp32", ()),
+        ("tiny-climber-bias", "fp16", ("feed-forward",)),
+        ("tiny-hstu", "fp16", ()),
+    ],
+)
+def test_a_model_interpreted_agrees_with_the_oracle(
+    make_package: MakePackage, make_packed: MakePacked, model: str, precision: str, without: tuple[str, ...]
+) -> None:
+    package = make_package(preset(model))
+    engine = interpreted_model(package, precision, frozenset(without))
+    _, packed = make_packed(package.spec, [7, 19], [0.7, 0.0])
+    wanted = Probe(EagerEngine(package, ())).rank(LARGE, packed)
+    probe = Probe(engine)
+    found = probe.rank(LARGE, packed)
+    scale = np.concatenate(wanted).std(axis=0)
+    worst = max((np.abs(one - other) / scale).max() for one, other in zip(found, wanted, strict=True))
+    assert worst < TOLERANCES[precision].max_relative
+    twice = probe.encode_and_score(LARGE, packed)
+    assert all((one == other).all() for one, other in zip(found, twice, strict=True))
+    alone = repack(packed, package.spec.layout(SMALL), [Place(1, [4, 18, 0])])
+    assert (probe.rank(SMALL, alone)[0] == found[1][[4, 18, 0]]).all()
+
+
+def interpreted_model(package: ModelPackage, precision: str, without: frozenset[str]) -> FusedEngine:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("this process compiles kernels for its GPU; Triton's interpreter needs TRITON_INTERPRET=1")
+    spec, runtime = package.spec, Interpreter()
+    program = program_type(spec)(spec, PRECISIONS[precision], runtime, package.weights, without, 80)
+    return FusedEngine(spec, (SMALL, LARGE), program, device=runtime.device, precision=precision, lane=HostLane)
