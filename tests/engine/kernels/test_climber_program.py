@@ -35,8 +35,9 @@ PRESETS = ("tiny-climber", "tiny-climber-bias", "tiny-climber-causal", "tiny-cli
 
 
 def spec_of(name: str, **sizes: object) -> ModelSpec:
+    """A preset with two layers, the fewest that have a first and a last one, and other `sizes`."""
     spec = preset("tiny-climber-bias" if name == "bias-causal" else name)
-    sizes |= {"causal": True} if name == "bias-causal" else {}
+    sizes = {"layers": 2} | ({"causal": True} if name == "bias-causal" else {}) | sizes
     return msgspec.structs.replace(spec, climber=msgspec.structs.replace(spec.climber, **sizes))
 
 
