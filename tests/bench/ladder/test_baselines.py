@@ -15,6 +15,7 @@ from flame.bench.baselines.compiling import as_it_is
 from flame.bench.ladder import onnx_entrants, torch_entrants
 from flame.bench.ladder.cases import Case
 from flame.bench.ladder.entrant import Refused
+from flame.bench.ladder.torch_entrants import TorchEntrants
 from flame.bench.ladder.truth import Truths, distance
 from flame.engine.package import load
 from flame.errors import ConfigError
@@ -37,7 +38,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_climber_gives_the_oracles_scores_and_rows(case_of: CaseOf, source: str, variant: str) -> None:
     case = case_of("mixed", f"preset:{source}")
     truths = Truths(case, case.package.model())
-    entrants = {one.part: one for one in torch_entrants.entrants(case, variant, "fp32")}
+    entrants = {one.part: one for one in TorchEntrants(case, "fp32").of(variant)}
     assert list(entrants) == ["stack", "model"]
     for one in entrants.values():
         one.run()
@@ -47,19 +48,29 @@ def test_a_climber_gives_the_oracles_scores_and_rows(case_of: CaseOf, source: st
         assert not found.objection
 
 
+def test_variants_of_one_case_share_the_ends_and_not_the_attention(case_of: CaseOf) -> None:
+    case = case_of("mixed")
+    both, truth = TorchEntrants(case, "fp32"), Truths(case, case.package.model())
+    for variant in ("flex-graph", "flex-graph-together", "compile-graph"):
+        for one in both.of(variant):
+            one.run()
+            assert one.found is not None
+            assert distance(one.found(), truth.of(one), "fp32").error < 2e-6
+
+
 @pytest.mark.parametrize("source", ["tiny-hstu", "tiny-hstu-bidirectional"])
 @pytest.mark.parametrize("variant", ["eager-dense", "compile-graph"])
 def test_an_hstu_gives_the_oracles_scores(case_of: CaseOf, source: str, variant: str) -> None:
     case = case_of("hstu", f"preset:{source}")
     truth = Truths(case, case.package.model())
-    for one in torch_entrants.entrants(case, variant, "fp32"):
+    for one in TorchEntrants(case, "fp32").of(variant):
         one.run()
         assert one.found is not None
         assert distance(one.found(), truth.of(one), "fp32").error < 2e-6
 
 
 def test_a_softmax_in_the_place_of_silu_is_compared_with_nothing_and_says_so(case_of: CaseOf) -> None:
-    for one in torch_entrants.entrants(case_of("hstu"), "flex-graph", "fp32"):
+    for one in TorchEntrants(case_of("hstu"), "fp32").of("flex-graph"):
         one.run()
         assert one.found is None
         assert "softmax" in one.note
@@ -68,7 +79,7 @@ def test_a_softmax_in_the_place_of_silu_is_compared_with_nothing_and_says_so(cas
 @pytest.mark.parametrize("variant", ["sdpa", "flex-graph-together"])
 def test_what_an_hstu_has_not_is_refused(case_of: CaseOf, variant: str) -> None:
     with pytest.raises(Refused, match="one block and no softmax"):
-        next(torch_entrants.entrants(case_of("hstu"), variant, "fp32"))
+        next(TorchEntrants(case_of("hstu"), "fp32").of(variant))
 
 
 def test_a_relative_bias_is_refused() -> None:

@@ -14,6 +14,7 @@ from flame.bench.ladder.cases import SCENARIOS, Case
 from flame.bench.ladder.clock import interleaved
 from flame.bench.ladder.entrant import Entrant
 from flame.bench.ladder.packages import widened
+from flame.bench.ladder.torch_entrants import TorchEntrants
 from flame.bench.ladder.truth import Truths, distance
 from flame.config import EngineConfig
 from flame.engine.backends.fused.engine import FusedEngine
@@ -74,28 +75,28 @@ def test_what_cannot_run_here_leaves_its_reason_and_no_times() -> None:
 
 
 def test_other_scores_than_the_oracles_leave_a_reason_and_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch_entrants.entrants
+    real = TorchEntrants.of
 
-    def wrong(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
-        for one in real(case, variant, precision):
+    def wrong(self: TorchEntrants, variant: str) -> Iterator[Entrant]:
+        for one in real(self, variant):
             assert one.found is not None
             good = one.found
             yield replace(one, found=lambda good=good: good() * 1.001) if one.part == "model" else one
 
-    monkeypatch.setattr(torch_entrants, "entrants", wrong)
+    monkeypatch.setattr(TorchEntrants, "of", wrong)
     (row,) = rows_of(scenarios=["base"], variants=["sdpa"])
     assert "model, rank: differs from the oracle by 0.001" in row["reason"]
     assert not row.keys() & set(TIMES)
 
 
 def test_a_variant_that_breaks_down_does_not_take_the_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
+    def broken(self: TorchEntrants, variant: str) -> Iterator[Entrant]:
         if variant == "sdpa":
             raise RuntimeError("out of memory\nand more")
-        return real(case, variant, precision)
+        return real(self, variant)
 
-    real = torch_entrants.entrants
-    monkeypatch.setattr(torch_entrants, "entrants", broken)
+    real = TorchEntrants.of
+    monkeypatch.setattr(TorchEntrants, "of", broken)
     first, *others = rows_of(scenarios=["base"], variants=["sdpa", "eager-dense"])
     assert first["reason"] == "RuntimeError: out of memory"
     assert [row["variant"] for row in others] == ["eager-dense"] * 2

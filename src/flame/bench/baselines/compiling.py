@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo
+
+_MOST_VERSIONS = 64
+"""Of one part: variants share code, and have shapes, masks and ways to attend of their own."""
 
 Part = Callable[..., Any]
 Compile = Callable[[Part], Part]
@@ -19,4 +23,5 @@ def as_it_is(part: Part) -> Part:
 
 def compiled(part: Part) -> Part:
     """For static shapes. Layers share one compiled part: their weights are arguments of it."""
+    torch._dynamo.config.recompile_limit = _MOST_VERSIONS
     return torch.compile(part, dynamic=False, fullgraph=True)

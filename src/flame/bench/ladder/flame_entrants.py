@@ -23,7 +23,9 @@ from flame.engine.spec import Profile
 from flame.engine.validate import validate
 from flame.errors import EngineError
 
-_WITHOUT = {f"flame-no-{part}": (part,) for part in PARTS}
+_WITHOUT = {f"flame-no-{part}": (part,) for part in PARTS} | {"flame-no-feed-forward": ("stack", "feed-forward")}
+"""The layers as one launch hold the feed-forward half, so it is left out together with them."""
+
 _PRECISION = {"flame-fp16": "fp16", "flame-fp32": "fp32"}
 
 _VALIDATED_USERS = 8

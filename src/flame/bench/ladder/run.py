@@ -120,12 +120,13 @@ class _Model:
         case = Case.draw(scenario, self._package, users, self._ladder.seed, self._device)
         wanted = self._ladder.variants or SCENARIOS[scenario].variants
         truths = Truths(case, self._truth)
+        plain = torch_entrants.TorchEntrants(case, self._ladder.precision)
         rows: list[Row] = []
         taking: list[Recorded] = []
         for index, variant in enumerate(wanted):
             self._show(f"{scenario}, {users} users: building", index, len(wanted))
             try:
-                taking += [self._checked(one, truths) for one in self._entrants(case, variant)]
+                taking += [self._checked(one, truths) for one in self._entrants(case, variant, plain)]
             except Refused as error:
                 rows.append(refused(case, variant, str(error)))
             except Exception as error:  # whatever a compiler, a driver or an allocator says is this row's reason
@@ -136,9 +137,9 @@ class _Model:
         _tidy(self._device)
         return rows
 
-    def _entrants(self, case: Case, variant: str) -> Iterator[Entrant]:
+    def _entrants(self, case: Case, variant: str, plain: torch_entrants.TorchEntrants) -> Iterator[Entrant]:
         if variant in torch_entrants.NAMES:
-            return torch_entrants.entrants(case, variant, self._ladder.precision)
+            return plain.of(variant)
         if variant in onnx_entrants.NAMES:
             return onnx_entrants.entrants(case, variant)
         engine, build_s = self._engines.engine(variant, self._ladder.validations, self._ladder.seed)

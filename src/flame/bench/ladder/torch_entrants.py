@@ -12,6 +12,7 @@ from torch import Tensor
 from flame.bench.baselines import attention
 from flame.bench.baselines.attention import Pointwise, Shape, Softmax
 from flame.bench.baselines.climber import PlainClimber
+from flame.bench.baselines.climber_ends import ClimberEnds
 from flame.bench.baselines.compiling import Compile, as_it_is, compiled
 from flame.bench.baselines.hstu import PlainHstu
 from flame.bench.ladder.cases import Case
@@ -43,28 +44,45 @@ _WAYS = {
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def entrants(case: Case, variant: str, precision: str) -> Iterator[Entrant]:
-    """The rows of one variant, each to be recorded before the next is made.
+class TorchEntrants:
+    """The rows of one case. Variants that are compiled share what stands before and behind their layers."""
 
-    Raises `Refused` for a model that it is not made for or that would not fit.
-    """
-    way, dtype = _WAYS[variant], PRECISIONS[precision]
-    torch.compiler.reset()
-    start = time.perf_counter()
-    plain = _hstu(case, way, dtype) if case.spec.hstu else _climber(case, way, dtype)
-    tokens: Any = plain.tokens(case.inputs)
-    stack = _Kept(lambda: plain.stack(tokens, case.profile.candidates))
-    stack.run()
-    built = time.perf_counter()
-    other = case.spec.hstu is not None and way.attention == "flex"
-    note = _STAND_IN if other else ""
-    rows = None if other else lambda: case.asked_rows(stack.kept())
-    yield Entrant(variant, stack.run, way.graph, built - start, "stack", precision=precision, found=rows, note=note)
-    whole = _Kept(lambda: plain.scores(case.inputs))
-    whole.run()
-    taken = time.perf_counter() - start
-    scores = None if other else lambda: case.asked(whole.kept())
-    yield Entrant(variant, whole.run, way.graph, taken, precision=precision, found=scores, note=note)
+    def __init__(self, case: Case, precision: str) -> None:
+        self._case, self._precision = case, precision
+        self._ends: dict[Compile, ClimberEnds] = {}
+        torch.compiler.reset()
+
+    def of(self, variant: str) -> Iterator[Entrant]:
+        """The rows of one variant, whose layers come first.
+
+        Raises `Refused` for a model that it is not made for or that would not fit.
+        """
+        case, way = self._case, _WAYS[variant]
+        start = time.perf_counter()
+        plain = self._plain(way)
+        tokens: Any = plain.tokens(case.inputs)
+        stack = _Kept(lambda: plain.stack(tokens, case.profile.candidates))
+        yield self._entrant(variant, "stack", stack, start)
+        yield self._entrant(variant, "model", _Kept(lambda: plain.scores(case.inputs)), start)
+
+    def _plain(self, way: _Way) -> PlainClimber | PlainHstu:
+        case, dtype = self._case, PRECISIONS[self._precision]
+        if case.spec.hstu:
+            return _hstu(case, way, dtype)
+        plain = _climber(case, way, dtype, self._ends.get(way.compile_part))
+        self._ends[way.compile_part] = plain.ends
+        return plain
+
+    def _entrant(self, variant: str, part: str, launch: _Kept, start: float) -> Entrant:
+        case, way = self._case, _WAYS[variant]
+        launch.run()
+        taken = time.perf_counter() - start
+        if case.spec.hstu and way.attention == "flex":
+            return Entrant(variant, launch.run, way.graph, taken, part, precision=self._precision, note=_STAND_IN)
+        asked = case.asked if part == "model" else case.asked_rows
+        return Entrant(
+            variant, launch.run, way.graph, taken, part, precision=self._precision, found=lambda: asked(launch.kept())
+        )
 
 
 def true_rows(case: Case, *, temperatures: bool) -> Tensor:
@@ -96,9 +114,9 @@ class _Kept:
         return self._found
 
 
-def _climber(case: Case, way: _Way, dtype: torch.dtype) -> PlainClimber:
+def _climber(case: Case, way: _Way, dtype: torch.dtype, ends: ClimberEnds | None = None) -> PlainClimber:
     attend = _softmax(case, way, dtype)
-    return PlainClimber(case.package, attend, way.compile_part, dtype, case.device, together=way.together)
+    return PlainClimber(case.package, attend, way.compile_part, dtype, case.device, together=way.together, ends=ends)
 
 
 def _hstu(case: Case, way: _Way, dtype: torch.dtype) -> PlainHstu:
