@@ -43,6 +43,7 @@ def test_serve_tells_its_ports_answers_and_ends_cleanly(environ: dict[str, str],
         out, error = process.communicate(timeout=30)
     assert process.returncode == 0
     assert out == "", "standard output has the one line only"
+    assert "(climber, backend eager on cpu in fp32)" in error
     assert "Stopped: every request was answered" in error
 
 

@@ -13,8 +13,9 @@ import torch
 
 from flame.config import EngineConfig
 from flame.engine.artifact import ARTIFACT_FILE
+from flame.engine.backends import compiled_model
 from flame.engine.backends.eager import EagerEngine
-from flame.engine.backends.registry import NAMES
+from flame.engine.backends.registry import NAMES, backend
 from flame.engine.build import build, locate
 from flame.engine.kernels.cpu import compiler
 from flame.engine.matrix_rate import matrix_rate
@@ -114,6 +115,18 @@ def test_other_sources_make_another_artifact(
     monkeypatch.setattr("flame.engine.backends.compiled_backend.SOURCES", changed)
     with pytest.raises(ArtifactMismatch, match="kernels was"):
         build(package, config, PROFILES[:1], threads=1)
+
+
+def test_the_code_that_gives_kernels_their_constants_belongs_to_the_identity(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = dict(backend("compiled").versions())
+    changed = tmp_path / "compiled_model.py"
+    changed.write_bytes(Path(compiled_model.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(compiled_model, "__file__", str(changed))
+    after = dict(backend("compiled").versions())
+    assert after.pop("kernels") != before.pop("kernels")
+    assert after == before
 
 
 def test_a_compiler_that_fails_is_quoted(

@@ -1,13 +1,15 @@
-"""How many cores there are to use."""
+"""How many cores there are to use, and what is told of a graphics card."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from flame.engine import machine
-from flame.engine.machine import container_limits, usable_cores
+from flame.engine.machine import container_limits, graphics_card, usable_cores
 
 
 def test_every_group_above_may_limit(tmp_path: Path) -> None:
@@ -31,3 +33,12 @@ def test_threads_keep_within_the_container(monkeypatch: pytest.MonkeyPatch) -> N
     free = usable_cores()
     monkeypatch.setattr(machine, "container_limits", lambda *_: iter((1, free + 5)))
     assert usable_cores() == 1
+
+
+def test_a_graphics_card_is_told_with_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="A GPU", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "version")
+    assert graphics_card("cuda") == {"gpu": "A GPU", "capability": "9.0", "driver": ""}
+    (tmp_path / "version").write_text("Module 580.1\nGCC version: 13\n")
+    assert graphics_card("cuda:1") == {"gpu": "A GPU", "capability": "9.0", "driver": "Module 580.1"}
