@@ -61,9 +61,15 @@ class ExpertHead:
     """Experts, gates and towers of one model; `pointer` is Triton's type of a pointer to its precision."""
 
     def __init__(
-        self, sizes: ExpertSizes, pointer: str, spread: ExpertTile = SPREAD, whole: ExpertTile = WHOLE
+        self,
+        sizes: ExpertSizes,
+        pointer: str,
+        spread: ExpertTile = SPREAD,
+        whole: ExpertTile = WHOLE,
+        few: int = _FEW_PROGRAMS,
     ) -> None:
         self.sizes = sizes
+        self._few = few
         self._whole = _Way(sizes, pointer, whole, sizes.chunks)
         self._spread = _Way(sizes, pointer, spread, 1) if sizes.chunks > 1 else self._whole
 
@@ -108,7 +114,7 @@ class ExpertHead:
 
     def _way(self, users: int, candidates: int) -> _Way:
         programs = users * -(-candidates // self._whole.rows) * self.sizes.experts
-        return self._spread if programs < _FEW_PROGRAMS else self._whole
+        return self._spread if programs < self._few else self._whole
 
 
 class _Way:

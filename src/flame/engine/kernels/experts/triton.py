@@ -185,7 +185,8 @@ def mixed_towers(
     share = shares + row * (TASKS * EXPERTS_PADDED)
     weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
     outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
-    for task in range(begin, begin + TASKS_EACH):
+    for turn in range(TASKS_EACH):
+        task = begin + turn
         own = share + task * EXPERTS_PADDED
         mixed = _mixed(own, weights, outputs, parts, biases, row, live, EXPERTS, PARTS, DIM, TILE, TOGETHER)
         # The next task's, so that nobody waits for it; where there is none, nobody uses it.
