@@ -22,7 +22,7 @@ from flame.engine.kernels.towers import NormedTowers, TowerSizes
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import BackendUnavailable
 
-_MOST_HEAD_DIM = 256
+_MOST_HEAD_DIM = 128
 _HEAD = ("norm.weight", "norm.bias", "head.hidden.weight", "head.hidden.bias", "head.out.weight", "head.out.bias")
 _ALIGNMENT = 256
 

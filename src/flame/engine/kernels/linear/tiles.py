@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """A program's share: rows, columns, and inputs at a time; `stages` of the latter are under way at once."""
+    """A program's share: rows, columns, and inputs at a time; `stages` of the latter are under way at once.
+
+    `registers` bounds those of a thread.
+    """
 
     rows: int
     columns: int

@@ -4,7 +4,8 @@
 
 An event sees the history (up to itself where it is causal), a candidate the history and its own key, which stands in
 `own`. Queries come multiplied by alpha / 2 (fold it into their weights): silu(2 h) = h tanh(h) + h. Compiled for bf16
-and fp16, tanh is the hardware's approximation (relative error 2^-11); elsewhere it is exact. The history is taken in
+and fp16, tanh is the hardware's approximation (relative error 2^-11); elsewhere it is exact. fp32 products are three
+of tf32 each, which is as exact as fp32 sums are and needs no more registers than there are. The history is taken in
 chunks of a fixed number of keys from slot 0: a row's bits depend on its own inputs and the history alone.
 
     rows   [users, 1, events + candidates, row]    queries from column q_at, o from o_at on, heads side by side; where
@@ -110,7 +111,7 @@ class PointwiseAttention:
             "BODY": STATE_HEADER_BYTES,
             "CAUSAL": self.causal,
             "EXACT": self.precision == "fp32" or _interpreting(),
-            "DOT": "ieee" if self.precision == "fp32" else "tf32",
+            "DOT": "tf32x3" if self.precision == "fp32" else "tf32",
             "BM": self.tile.rows,
             "BN": self.tile.keys,
             "BA": _power(self.attention_dim),

@@ -68,14 +68,15 @@ def pointwise_attention(
     head = tl.program_id(0) // per_head % HEADS
     user = tl.program_id(0) // (per_head * HEADS)
     tile = per_head - 1 - order
+    # Asked for together with the header, not after it: nothing else hides these latencies. Unused slots have no state.
+    state = tl.load(states + user)
+    capacity = tl.multiple_of(tl.load(state.to(tl.pointer_type(tl.int32)), mask=state != 0, other=0), 16)
+    length = tl.load(state.to(tl.pointer_type(tl.int32)) + 1, mask=state != 0, other=0)
     first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
     if live <= 0:
         return
     is_event = tile < event_tiles
     dtype: tl.constexpr = rows.dtype.element_ty
-    state = tl.load(states + user)
-    capacity = tl.multiple_of(tl.load(state.to(tl.pointer_type(tl.int32))), 16)
-    length = tl.load(state.to(tl.pointer_type(tl.int32)) + 1)
     body = tl.multiple_of((state + BODY).to(tl.pointer_type(dtype)), 16)
     keys = body + (layer * HEADS + head) * DA * capacity
     values = body + VALUES * capacity + (layer * HEADS + head) * DL * capacity
@@ -96,6 +97,13 @@ def pointwise_attention(
         last = tl.zeros((BM,), tl.int32) + (length - 1)
 
     sums = tl.zeros((BM, BL), tl.float32)
+    if not is_event:
+        slots = own + (user.to(tl.int64) * candidates + first - events) * OWN_ROW
+        k = tl.load(slots + K_AT + head * DA + safe[:, None] * OWN_ROW + a[None, :], mask=(a < DA)[None, :], other=0.0)
+        v = tl.load(slots + V_AT + head * DL + safe[:, None] * OWN_ROW + d[None, :], mask=(d < DL)[None, :], other=0.0)
+        itself = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)
+        weight = 2.0 * itself / (1.0 + tl.exp(-2.0 * itself))
+        sums += weight[:, None] * v.to(tl.float32)
     n = tl.arange(0, BN)
     k_at = n[:, None] * DA + a[None, :]
     v_at = n[:, None] * DL + d[None, :]
@@ -112,13 +120,6 @@ def pointwise_attention(
         half = tl.where((start + n)[None, :] <= last[:, None], half, 0.0)
         sums = tl.dot(silu_of_half(half, dtype, EXACT), v, sums, input_precision=DOT)
 
-    if not is_event:
-        slots = own + (user.to(tl.int64) * candidates + first - events) * OWN_ROW
-        k = tl.load(slots + K_AT + head * DA + safe[:, None] * OWN_ROW + a[None, :], mask=(a < DA)[None, :], other=0.0)
-        v = tl.load(slots + V_AT + head * DL + safe[:, None] * OWN_ROW + d[None, :], mask=(d < DL)[None, :], other=0.0)
-        itself = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)
-        weight = 2.0 * itself / (1.0 + tl.exp(-2.0 * itself))
-        sums += weight[:, None] * v.to(tl.float32)
     o = mine + O_AT + head * DL + row[:, None] * ROW + d[None, :]
     tl.store(o, (sums * scale).to(dtype), mask=(row < live)[:, None] & (d < DL)[None, :])
 
