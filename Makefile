@@ -10,6 +10,8 @@ CONSTRAINTS = $(if $(GPU),constraints-gpu.txt,constraints.txt)
 TORCH_CPU = torch==2.13.0+cpu
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
+GPU_RESULTS = benchmarks/results/engine-h200.json
+
 .PHONY: install install-dev demo test test-gpu lint format docs clean
 
 install: $(VENV)/.installed
@@ -51,6 +53,7 @@ format: install-dev
 
 docs: install-dev
 	$(BIN)/python docs/modules.py
+	test ! -f $(GPU_RESULTS) || $(BIN)/flame bench table $(GPU_RESULTS) --into README.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

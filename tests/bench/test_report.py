@@ -69,7 +69,18 @@ def test_the_machine_is_described_without_heavy_imports() -> None:
     assert "torch" in host
 
 
-def test_a_commit_is_told_only_of_files_that_git_holds(tmp_path: Path) -> None:
+def test_a_copy_without_history_is_told_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loose = tmp_path / "loose.py"
+    loose.write_text("1")
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    assert machine._commit(loose) == {}
+    monkeypatch.setenv("GIT_COMMIT", "0123456789")
+    assert machine._commit(loose) == {"commit": "0123456789", "dirty": None}
+
+
+def test_a_commit_is_told_only_of_files_that_git_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+
     def git(*words: str) -> None:
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         subprocess.run(["git", *identity, "-C", tmp_path, *words], check=True, capture_output=True)

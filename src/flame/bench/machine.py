@@ -68,9 +68,13 @@ def _versions() -> dict[str, str]:
 
 
 def _commit(file: Path) -> dict[str, Any]:
-    """Commit of the checkout that holds `file` and whether it has changes; empty for an installed package."""
+    """Commit of the checkout that holds `file` and whether it has changes; empty for an installed package.
+
+    A copy of a checkout that came without its history is told by the variable GIT_COMMIT, as build servers set it.
+    """
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
-        return {}
+        told = os.environ.get("GIT_COMMIT")
+        return {"commit": told, "dirty": None} if told else {}
     commit = _git(file.parent, "rev-parse", "HEAD")
     changes = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(changes)}
