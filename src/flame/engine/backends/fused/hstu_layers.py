@@ -116,15 +116,15 @@ class HstuLayers:
     def _packed(self, weights: Mapping[str, Tensor], layer: int) -> LayerWeights:
         own = {name: weights[f"layers.{layer}.{name}"].detach().to(self._runtime.device).float() for name in _TENSORS}
         norm = own["norm_in.weight"][None], own["norm_in.bias"][None]
-        first = (self._reordered(own[name])[None] for name in ("uvqk.weight", "uvqk.bias"))
+        weight, bias = self._reordered(own["uvqk.weight"])[None], self._reordered(own["uvqk.bias"])[None]
         gate = own["norm_out.weight"].contiguous(), own["norm_out.bias"].contiguous()
         second = self._second.pack(own["out.weight"][None], None)
-        return LayerWeights(self._first.pack(*first, norm), gate, second)
+        return LayerWeights(self._first.pack(weight, bias, norm), gate, second)
 
     def _reordered(self, rows: Tensor) -> Tensor:
         """Rows u, v, q, k as u, q, k, v; q times alpha / 2."""
         sizes = self._sizes
-        u, v, q, k = rows.split([sizes.value, sizes.value, sizes.attention, sizes.attention])
+        u, v, q, k = torch.split(rows, [sizes.value, sizes.value, sizes.attention, sizes.attention])
         return torch.cat([u, q / (2 * math.sqrt(sizes.config.attention_dim)), k, v])
 
 

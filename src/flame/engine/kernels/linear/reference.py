@@ -24,5 +24,8 @@ def linear(
     y = torch.einsum("ubrk,bok->ubro", x, weight.float())
     if bias is not None:
         y = y + bias[:, None]
-    y = {"none": lambda y: y, "relu": torch.relu, "silu": torch.nn.functional.silu}[activation](y)
+    if activation == "relu":
+        y = torch.relu(y)
+    if activation == "silu":
+        y = torch.nn.functional.silu(y)
     return y if residual is None else y + residual.float()

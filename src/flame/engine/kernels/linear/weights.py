@@ -45,7 +45,7 @@ def pack(
 def _in_tiles(outputs: Tensor, widths: Sequence[int], tile: int) -> Tensor:
     """`outputs` `[blocks, outputs, ...]` with every part filled up with zeros to whole tiles."""
     parts = []
-    for part in outputs.split(list(widths), 1):
+    for part in torch.split(outputs, list(widths), 1):
         missing = -part.shape[1] % tile
         parts += [part, part.new_zeros(part.shape[0], missing, *part.shape[2:])]
     return torch.cat(parts, 1).contiguous()
