@@ -159,6 +159,10 @@ def test_one_layer_and_a_dim_in_two_pieces(fp32_interpreted: Precision, runtime:
     check(spec_of("tiny-climber", dim=36, heads=3, layers=1, ffn=20), fp32_interpreted, runtime)
 
 
+def test_a_climber_too_wide_for_kernels_of_a_whole_half(fp32_interpreted: Precision, runtime: Runtime) -> None:
+    check(spec_of("tiny-climber", dim=320, heads=4, layers=1, ffn=96), fp32_interpreted, runtime)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("without", [(), ("stack",), ("stack", "feed-forward")])
 @pytest.mark.parametrize("sizes", [{"dim": 64, "heads": 2, "ffn": 128}, {"dim": 256, "heads": 4, "ffn": 512}])

@@ -16,6 +16,7 @@ from flame.engine.inputs import unpack
 from flame.engine.kernels.experts import ExpertHead, ExpertSizes, ExpertWeights, ExpertWork
 from flame.engine.kernels.fusion import Fusion, FusionSizes, FusionWeights, FusionWork
 from flame.engine.kernels.kernel import Kernel, Runtime
+from flame.engine.kernels.wide_fusion import WideFusion, WideWeights, WideWork
 from flame.engine.models import head as models
 from flame.engine.models.gating import GatedFusion
 from flame.engine.spec import ModelSpec
@@ -24,12 +25,12 @@ from flame.engine.spec import ModelSpec
 class HeadWork(NamedTuple):
     """What a launch keeps between its kernels."""
 
-    fusion: FusionWork
+    fusion: FusionWork | WideWork
     experts: ExpertWork
 
 
 class _Weights(NamedTuple):
-    fusion: FusionWeights
+    fusion: FusionWeights | WideWeights
     experts: ExpertWeights
 
 
@@ -41,7 +42,8 @@ class FusedHead:
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        self._fusion = Fusion(fusion_sizes(spec), precision.pointer)
+        sizes = fusion_sizes(spec)
+        self._fusion = (Fusion if sizes.small else WideFusion)(sizes, precision.pointer)
         self._experts = ExpertHead(expert_sizes(spec), precision.pointer)
         self._weights = self._packed(weights) if weights else None
 
@@ -60,9 +62,8 @@ class FusedHead:
     def launch(self, memory: LaunchMemory, work: HeadWork) -> None:
         """Scores of all live candidates from their rows of `memory.x`."""
         assert self._weights is not None
-        wide = self._fusion.launch(
-            self._runtime, self._weights.fusion, work.fusion, memory.words, memory.x, memory.rows.events
-        )
+        packed, own, rows = self._weights.fusion, work.fusion, memory.rows
+        wide = self._fusion.launch(self._runtime, packed, own, memory.words, memory.x, rows.events)  # type: ignore[arg-type]
         self._experts.launch(self._runtime, self._weights.experts, work.experts, memory.words, wide, memory.scores)
 
     def _packed(self, weights: Mapping[str, Tensor]) -> _Weights:
