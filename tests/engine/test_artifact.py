@@ -92,13 +92,14 @@ def test_a_format_of_the_future(folder: Path) -> None:
 
 def test_costs_are_kept_by_threads_and_profile(folder: Path) -> None:
     one, two = Profile(1, 512, 128), Profile(2, 512, 128)
-    artifact.add_costs(folder, IDENTITY, 1, {one: ProfileCost(3.0, 2.0, 1.0)})
-    artifact.add_costs(folder, IDENTITY, 2, {one: ProfileCost(1.5, 1.0, 0.5)})
+    artifact.add_measured(folder, IDENTITY, 1, {one: ProfileCost(3.0, 2.0, 1.0)}, {one: {"rank": "wide"}})
+    artifact.add_measured(folder, IDENTITY, 2, {one: ProfileCost(1.5, 1.0, 0.5)}, {})
     again = artifact.read(folder, IDENTITY)
     assert again is not None
     assert again.costs_of([one, two], 1) == {one: ProfileCost(3.0, 2.0, 1.0)}
     assert again.costs_of([one], 2) == {one: ProfileCost(1.5, 1.0, 0.5)}
     assert again.costs_of([one], 3) == {}
+    assert again.ways == {"1x512+128": {"rank": "wide"}}
 
 
 def test_writing_again_leaves_no_file_of_before(folder: Path, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_writers_at_the_same_time_leave_a_whole_artifact(tmp_path: Path, built: 
 def test_no_cost_is_lost_when_several_write_theirs(folder: Path) -> None:
     profiles = [Profile(users, 512, 128) for users in range(1, 33)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda profile: artifact.add_costs(folder, IDENTITY, 1, {profile: COST}), profiles))
+        list(pool.map(lambda profile: artifact.add_measured(folder, IDENTITY, 1, {profile: COST}, {}), profiles))
     found = artifact.read(folder, IDENTITY)
     assert found is not None
     assert found.costs_of(profiles, 1) == dict.fromkeys(profiles, COST)

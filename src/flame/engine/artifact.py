@@ -28,18 +28,21 @@ _FORMAT = 1
 
 Identity = Mapping[str, str]
 Costs = Mapping[Profile, ProfileCost]
+Ways = Mapping[Profile, Mapping[str, str]]
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of `artifact.json`.
 
-    `files` holds SHA-256 by name; `costs` holds the cost by profile, by threads of a launch.
+    `files` holds SHA-256 by name; `costs` holds the cost by profile, by threads of a launch; `ways` holds the way that
+    was found fastest by kind of launch, by profile.
     """
 
     format: int
     identity: dict[str, str]
     files: dict[str, str]
     costs: dict[str, dict[str, ProfileCost]] = {}
+    ways: dict[str, dict[str, str]] = {}
 
     def costs_of(self, profiles: Sequence[Profile], threads: int) -> dict[Profile, ProfileCost]:
         """The costs that are known of these profiles."""
@@ -114,15 +117,16 @@ def write(folder: Path, identity: Identity, built: Path) -> Artifact:
     return artifact
 
 
-def add_costs(folder: Path, identity: Identity, threads: int, costs: Costs) -> None:
-    """Writes costs into the artifact, beside those it has by now."""
+def add_measured(folder: Path, identity: Identity, threads: int, costs: Costs, ways: Ways) -> None:
+    """Writes costs and ways into the artifact, beside those it has by now."""
     with locked(folder):
         artifact = read(folder, identity)
         if artifact is None:
             return
         merged = {number: dict(known) for number, known in artifact.costs.items()}
         merged.setdefault(str(threads), {}).update({str(profile): cost for profile, cost in costs.items()})
-        _write_json(folder, msgspec.structs.replace(artifact, costs=merged))
+        taken = artifact.ways | {str(profile): dict(found) for profile, found in ways.items()}
+        _write_json(folder, msgspec.structs.replace(artifact, costs=merged, ways=taken))
 
 
 _REMEDY = "build it again (flame build --force), or name another folder in engine.artifact"

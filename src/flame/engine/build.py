@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +14,15 @@ from flame.config import EngineConfig
 from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
 from flame.engine.backends.registry import Backend, BuildTarget, choose
-from flame.engine.costs import measure_cost
 from flame.engine.machine import graphics_card, processor, usable_cores
+from flame.engine.measuring import Place, Progress, measure
 from flame.engine.package import ModelPackage
-from flame.engine.spec import Profile, ProfileCost
+from flame.engine.spec import Profile
 from flame.errors import BackendUnavailable, ConfigError
 
 _log = logging.getLogger(__name__)
 
 _WHERE = "name a folder that can be written, in engine.artifact or for all artifacts in $XDG_CACHE_HOME"
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many of how many steps are done."""
 
 
 class _Build(NamedTuple):
@@ -76,7 +73,7 @@ def build(
     artifact = _artifact(build, folder, force, report)
     engine = _opened(build, folder)
     try:
-        engine.costs = _costs(build, engine, folder, artifact, report)
+        measure(engine, artifact, Place(folder, build.identity, build.target.threads), report)
     except BaseException:
         engine.close()
         raise
@@ -147,34 +144,3 @@ def _opened(build: _Build, folder: Path) -> Engine:
             f"{build.name} cannot load what it built ({error}); code cannot run from a folder mounted noexec, and not "
             f"where libraries are older than where it was built: {_WHERE}"
         ) from error
-
-
-def _costs(
-    build: _Build, engine: Engine, folder: Path, artifact: artifacts.Artifact, report: Progress
-) -> dict[Profile, ProfileCost]:
-    """The cost of every profile: known ones from the artifact, the others measured and added to it.
-
-    The largest is measured first, so that memory which later ones use again is taken once.
-    """
-    threads = build.target.threads
-    known = artifact.costs_of(build.profiles, threads)
-    missing = sorted((profile for profile in build.profiles if profile not in known), key=_size, reverse=True)
-    for done, profile in enumerate(missing):
-        report("measuring profiles", done, len(missing))
-        known[profile] = measure_cost(engine, profile)
-    if missing:
-        report("measuring profiles", len(missing), len(missing))
-        _keep_costs(build, folder, {profile: known[profile] for profile in missing})
-    return {profile: known[profile] for profile in build.profiles}
-
-
-def _size(profile: Profile) -> int:
-    return profile.users * (profile.history + profile.candidates)
-
-
-def _keep_costs(build: _Build, folder: Path, costs: artifacts.Costs) -> None:
-    """Adds costs to the artifact; where it cannot be written, they are measured again next time."""
-    try:
-        artifacts.add_costs(folder, build.identity, build.target.threads, costs)
-    except OSError as error:
-        _log.warning("costs cannot be kept in the artifact %s: %s", folder, error)

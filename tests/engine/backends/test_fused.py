@@ -147,6 +147,23 @@ def test_slots_beyond_the_users_are_not_run(engine: FusedEngine, packed: Packed)
     assert np.isnan(buffers.scores[1]).all()
 
 
+def test_a_way_is_that_of_its_profile_and_kind(engine: FusedEngine, packed: Packed) -> None:
+    assert engine.ways(LARGE) == {"rank": ("narrow", "wide"), "score": ("narrow", "wide")}
+    usual = Probe(engine).rank(LARGE, packed)
+    engine.take(LARGE, "rank", "wide")
+    program = engine.program
+    assert isinstance(program, TotalsProgram)
+    program.gone.clear()
+    probe = Probe(engine)
+    found = probe.rank(LARGE, packed)
+    assert all((one == other).all() for one, other in zip(found, usual, strict=True))
+    assert "wide" in program.gone
+    program.gone.clear()
+    probe.encode_and_score(LARGE, packed)
+    engine.buffers(SMALL)
+    assert "wide" not in program.gone
+
+
 @pytest.mark.parametrize("users", [-1, 0, 4])
 def test_a_launch_has_as_many_users_as_its_profile(engine: FusedEngine, users: int) -> None:
     with pytest.raises(ExecutionError, match=f"profile 3x20\\+7 takes 1 to 3 users, not {users}"):

@@ -14,8 +14,12 @@ from flame.config import EngineConfig
 from flame.engine.backends.fused import backend as module
 from flame.engine.backends.fused import cubins
 from flame.engine.backends.fused.backend import FusedBackend
+from flame.engine.backends.fused.precision import PRECISIONS
+from flame.engine.backends.fused.program import Tunable
+from flame.engine.backends.fused.programs import program_type
 from flame.engine.backends.registry import BuildTarget, choose
 from flame.engine.build import build, locate
+from flame.engine.kernels.interpreter import Interpreter
 from flame.engine.kernels.kernel import Cubin
 from flame.engine.package import ModelPackage
 from flame.engine.presets import preset, random_weights
@@ -126,6 +130,23 @@ def test_the_identity_tells_precision_device_card_and_parts(monkeypatch: pytest.
     assert others[-1] == located(without=["head", "graph", "head"])
     card["gpu"] = "another GPU"
     assert len({base, *others, located()}) == 7
+
+
+def test_climber_has_ways_that_a_build_can_choose_from() -> None:
+    base = preset("flame-base")
+    limits = msgspec.structs.replace(base.input, item_id=msgspec.structs.replace(base.input.item_id, vocabulary=9))
+    spec = msgspec.structs.replace(base, input=limits, climber=msgspec.structs.replace(base.climber, layers=2))
+    weights = random_weights(spec, 0)
+    program = program_type(spec)(spec, PRECISIONS["bf16"], Interpreter(), weights, frozenset(), 90)
+    assert isinstance(program, Tunable)
+    one, many = Profile(1, 512, 128), Profile(32, 512, 128)
+    assert set(program.ways(one, "rank")) == set(program.ways(many, "rank"))
+    assert program.ways(one, "rank")[0] != program.ways(many, "rank")[0]
+    for kind in ("rank", "encode", "score"):
+        program.take(many, kind, program.ways(many, kind)[-1])
+    apart = program_type(spec)(spec, PRECISIONS["bf16"], Interpreter(), weights, frozenset({"stack"}), 90)
+    assert isinstance(apart, Tunable)
+    assert apart.ways(one, "rank") == ()
 
 
 def test_other_kernel_sources_make_other_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

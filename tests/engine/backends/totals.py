@@ -20,7 +20,7 @@ from flame.engine.probe import Packed
 from flame.engine.spec import ModelSpec, Profile
 from flame.records import Scores
 
-TILE = 16
+TILES = {"narrow": 16, "wide": 64}
 
 
 @triton.jit
@@ -65,29 +65,30 @@ def _score(
 
 
 class TotalsProgram:
-    """The program; keeps the memory of the states that `rank` uses."""
+    """The program; keeps the memory of the states that `rank` uses. Scores have two ways; `gone` lists those gone."""
 
     def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime
         record = spec.record
-        sizes = {"header": record.header_words, "blocks": record.sequences, "tile": TILE}
+        sizes = {"header": record.header_words, "blocks": record.sequences, "tile": 16}
         self._total = TritonKernel(
             "total_events",
             _total_events,
             {"words": "*i32", "states": "*i64", "start": "i32", "events": "i32"},
             sizes | {"event": record.event_words},
         )
-        self._score = TritonKernel(
-            "score_totals",
-            _score,
-            {"words": "*i32", "states": "*i64", "scores": "*fp32", "start": "i32", "candidates": "i32"},
-            sizes | {"record": record.candidate_words, "tasks": len(spec.tasks)},
-        )
+        sizes |= {"record": record.candidate_words, "tasks": len(spec.tasks)}
+        signature = {"words": "*i32", "states": "*i64", "scores": "*fp32", "start": "i32", "candidates": "i32"}
+        self._score = {
+            way: TritonKernel(f"score_{way}", _score, signature, sizes | {"tile": tile}) for way, tile in TILES.items()
+        }
+        self._taken: dict[tuple[Profile, str], str] = {}
+        self.gone: list[str] = []
         self._own: list[DeviceState] = []
 
     def kernels(self) -> Sequence[Kernel]:
-        return self._total, self._score
+        return self._total, *self._score.values()
 
     def state_bytes(self, capacity: int) -> int:
         return 4 * self.spec.record.sequences
@@ -109,24 +110,32 @@ class TotalsProgram:
 
     def rank(self, memory: LaunchMemory) -> None:
         self._encode(memory, memory.own_states)
-        self._scores(memory, memory.own_states)
+        self._scores(memory, memory.own_states, "rank")
 
     def encode(self, memory: LaunchMemory) -> None:
         self._encode(memory, memory.states)
 
     def score(self, memory: LaunchMemory) -> None:
-        self._scores(memory, memory.states)
+        self._scores(memory, memory.states, "score")
 
     def _encode(self, memory: LaunchMemory, states: torch.Tensor) -> None:
         layout = self.spec.layout(memory.profile)
         grid = (memory.profile.users, self.spec.record.sequences)
         self.runtime.launch(self._total, grid, memory.words, states, layout.events_start, layout.events)
 
-    def _scores(self, memory: LaunchMemory, states: torch.Tensor) -> None:
+    def ways(self, profile: Profile, kind: str) -> Sequence[str]:
+        return () if kind == "encode" else tuple(TILES)
+
+    def take(self, profile: Profile, kind: str, way: str) -> None:
+        self._taken[profile, kind] = way
+
+    def _scores(self, memory: LaunchMemory, states: torch.Tensor, kind: str) -> None:
+        way = self._taken.get((memory.profile, kind), "narrow")
+        self.gone.append(way)
         layout = self.spec.layout(memory.profile)
-        grid = (memory.profile.users, triton.cdiv(layout.candidates, TILE))
-        start = layout.candidates_start
-        self.runtime.launch(self._score, grid, memory.words, states, memory.scores, start, layout.candidates)
+        grid = (memory.profile.users, triton.cdiv(layout.candidates, TILES[way]))
+        arguments = (memory.words, states, memory.scores, layout.candidates_start, layout.candidates)
+        self.runtime.launch(self._score[way], grid, *arguments)
 
 
 def expected(spec: ModelSpec, packed: Packed) -> list[Scores]:

@@ -77,6 +77,17 @@ class Engine(abc.ABC):
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         """Scores the candidates of slot `u` against `states[u]`; event sections are not read."""
 
+    def ways(self, profile: Profile) -> Mapping[str, Sequence[str]]:
+        """By kind of launch (rank, encode, score), the ways to run it that may differ in time and in nothing else.
+
+        The one that is taken unasked comes first. Kinds without a choice are left out: by default, all.
+        """
+        return {}
+
+    def take(self, profile: Profile, kind: str, way: str) -> None:
+        """Makes launches of `buffers` that are allocated from now on go this one of the `ways`."""
+        raise NotImplementedError(f"{self.backend} has one way of {kind}, not {way!r}")
+
     @abc.abstractmethod
     def close(self) -> None:
         """Frees what the engine holds; no launch may follow."""

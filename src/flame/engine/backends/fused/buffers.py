@@ -16,6 +16,8 @@ from flame.engine.spec import ModelSpec, Profile
 from flame.errors import ExecutionError
 from flame.layout import LENGTHS, PackedLayout, Words
 
+KINDS = ("rank", "encode", "score")
+
 
 class Host:
     """The host side of a launch; `states` int64 `[users]` are the addresses that `encode` and `score` work on."""

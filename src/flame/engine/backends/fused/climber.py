@@ -24,6 +24,7 @@ from flame.engine.spec import ModelSpec, Profile
 from flame.errors import BackendUnavailable
 
 _MOST_HEAD_DIM = 128
+_SELECTIONS: dict[str, Selection] = {"rank": "all", "encode": "events", "score": "candidates"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,16 @@ class ClimberProgram:
             layers=self._layers.work(rows, words, x),
             head=self._head.work(rows),
         )
+
+    def ways(self, profile: Profile, kind: str) -> Sequence[str]:
+        """Those of the layers in one launch."""
+        if not isinstance(self._layers, StackLayers):
+            return ()
+        return tuple(self._layers.ways(Rows.of(self._spec, profile), _SELECTIONS[kind]))
+
+    def take(self, profile: Profile, kind: str, way: str) -> None:
+        assert isinstance(self._layers, StackLayers), "there is one way"
+        self._layers.take(Rows.of(self._spec, profile), _SELECTIONS[kind], way)
 
     def rank(self, memory: LaunchMemory) -> None:
         self.tokens(memory)

@@ -12,7 +12,7 @@ from flame.engine.backends.fused.program import MOST_LAUNCHES
 from flame.engine.backends.fused.rows import EVENT_TILE, Rows, padded
 from flame.engine.kernels.climber_stack import ClimberStack, Mode, StackHeader, StackSizes, kernels, unsupported
 from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS
-from flame.engine.kernels.climber_stack.variants import possible
+from flame.engine.kernels.climber_stack.variants import Variant, possible
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec
@@ -42,6 +42,7 @@ class StackLayers:
     ) -> None:
         self._sizes = _stack_sizes(sizes)
         self._header = StackHeader(spec.record.header_words, SCENARIO, CANDIDATES)
+        self._taken: dict[tuple[Rows, Mode], Variant] = {}
         self._stack = None
         if weights is not None:
             self._stack = ClimberStack(self._sizes, self._header, runtime, weights, concurrent=MOST_LAUNCHES)
@@ -73,7 +74,19 @@ class StackLayers:
                 len(users),
                 rows.events,
                 rows.candidates,
+                self._taken.get((rows, _MODES[select])),
             )
+
+    def ways(self, rows: Rows, select: Selection) -> dict[str, Variant]:
+        """The variants that may run such launches, by name, the best guess first."""
+        assert self._stack is not None
+        users = len(next(self._groups(rows.users)))
+        variants = self._stack.variants(_MODES[select], users, rows.events, rows.candidates)
+        return {variant.name: variant for variant in variants}
+
+    def take(self, rows: Rows, select: Selection, way: str) -> None:
+        """Makes such launches run the variant of that name."""
+        self._taken[rows, _MODES[select]] = self.ways(rows, select)[way]
 
     def _groups(self, users: int) -> Iterator[range]:
         """As many users at a time as a launch takes."""

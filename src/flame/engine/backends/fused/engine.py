@@ -14,9 +14,9 @@ import torch
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
 from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state
-from flame.engine.backends.fused.buffers import FusedBuffers, allocate
+from flame.engine.backends.fused.buffers import KINDS, FusedBuffers, allocate
 from flame.engine.backends.fused.lanes import Lane
-from flame.engine.backends.fused.program import Program
+from flame.engine.backends.fused.program import Program, Tunable
 from flame.engine.backends.fused.rows import EVENT_TILE, padded
 from flame.engine.backends.fused.state import DeviceState, new_state
 from flame.engine.kernels.kernel import KernelError
@@ -74,6 +74,19 @@ class FusedEngine(Engine):
         capacity = padded(self.spec.input.sequence_capacity(history), EVENT_TILE)
         with _as_execution_error(f"a state for {history} events"):
             return new_state(capacity, program.state_bytes(capacity), self._device, self._mark)
+
+    def ways(self, profile: Profile) -> Mapping[str, Sequence[str]]:
+        """The program's, where it has a choice."""
+        program = self.program
+        if not isinstance(program, Tunable):
+            return {}
+        ways = {kind: tuple(program.ways(profile, kind)) for kind in KINDS}
+        return {kind: names for kind, names in ways.items() if len(names) > 1}
+
+    def take(self, profile: Profile, kind: str, way: str) -> None:
+        program = self.program
+        assert isinstance(program, Tunable), "a way was taken of a program that has one"
+        program.take(profile, kind, way)
 
     def rank(self, buffers: LaunchBuffers, users: int) -> None:
         self._launch(self._own(buffers, users), "rank", users)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -62,3 +62,14 @@ class Program(Protocol):
 
     def score(self, memory: LaunchMemory) -> None:
         """Scores against `states`; reads header and candidates of `words`."""
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A program with several ways to run its launches, all with the same bits: the GPU decides which is fastest."""
+
+    def ways(self, profile: Profile, kind: str) -> Sequence[str]:
+        """Names of the ways of such launches, the one that is taken unasked first; none or one: no choice."""
+
+    def take(self, profile: Profile, kind: str, way: str) -> None:
+        """Makes launches that are enqueued from now on go this way."""
