@@ -34,9 +34,14 @@ DEVICE float low(u32 v) { return __uint_as_float(v << 16); }
 DEVICE float high(u32 v) { return __uint_as_float(v & 0xffff0000u); }
 
 // 2^x
-DEVICE float exp2(float x) {
+DEVICE float power_of_two(float x) {
   float r;
   asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(r) : "f"(x));
+  return r;
+}
+DEVICE float reciprocal(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(r) : "f"(x));
   return r;
 }
 DEVICE float reciprocal_root(float x) {
@@ -76,8 +81,23 @@ DEVICE u32 load_acquire(const u32* p) {
 }
 DEVICE void add_release(u32* p, u32 v) { asm volatile("red.release.gpu.add.u32 [%0],%1;" ::"l"(p), "r"(v) : "memory"); }
 
+DEVICE u32 add(u32* p, u32 v) { return atomicAdd(p, v); }
+DEVICE void give_up() { asm volatile("trap;"); }
+
 // Between ordinary accesses to global memory and those of the bulk copies
 DEVICE void fence_bulk() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+// Of some of a CTA's warps, with a number of its own
+template <int THREADS>
+DEVICE void warps_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+// Registers of a warp, from here on
+template <int COUNT>
+DEVICE void lower_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT>
+DEVICE void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
 
 DEVICE void barrier_init(u32 b, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(b), "r"(arrivals)); }
 DEVICE void barrier_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }

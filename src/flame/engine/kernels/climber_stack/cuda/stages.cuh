@@ -9,11 +9,14 @@
 template <bool HEADS_TOGETHER>
 DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, const Ring& ring) {
   Position p;
-  const int units = t.units(), chunks = up(units, CHUNK);
+  const int units = t.units(), chunks = up(units, CHUNK), head_stride = t.capacity * (UNIT_BYTES / UNIT);
   const bool history = t.any_history, candidates = t.any_candidates;
+  const u32 wanted = g.scratch[STARTS + t.pair] + t.history;  // where the counters stand when all strips' keys are there
+  const u32* there = counter(g, t, 0);
+  const char* w = g.weights + (size_t)t.block * LAYER_BYTES;
+  const char* keys = t.keys(0, 0);
   const int query_bytes = candidates ? HEAD_BYTES : QUERY_BYTES;
   for (int layer = 0; layer < LAYERS; layer++) {
-    const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES;
     if (history)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES + QUERY_BYTES, KEY_VALUE_BYTES);
     if (!candidates && layer == LAYERS - 1) break;
@@ -24,21 +27,22 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
       if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
       for (int c = 0; c < chunks; c++)
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
-          if (!seen) wait_for_keys(counter(g, t, layer), t.wanted);
+          if (!seen) wait_for_keys(there, wanted);
           seen = true;
-          ring.fill(p, t.keys(layer, h) + (size_t)c * (CHUNK * UNIT_BYTES), min(CHUNK, units - c * CHUNK) * UNIT_BYTES);
+          ring.fill(p, keys + h * head_stride + c * (CHUNK * UNIT_BYTES), min(CHUNK, units - c * CHUNK) * UNIT_BYTES);
         }
     }
     for (int j = 0; j < FFN_STAGES; j++)
       ring.fill(p, w + FFN_START + j * FFN_STRIDE, j == FFN_STAGES - 1 ? FFN_BYTES + NORM_BYTES : FFN_BYTES);
+    there += COUNTER_STRIDE;
+    w += BLOCKS * LAYER_BYTES;
+    keys += (size_t)BLOCKS * HEADS * head_stride;
   }
 }
 
-// The scales of the user's scenario, for every layer; every thread of the CTA, before a barrier
-DEVICE void load_scales(float (&scales)[LAYERS], const Launch& g, const Tile& t) {
-  if (threadIdx.x >= LAYERS) return;
-  const int scenario = g.header[(size_t)t.user * g.header_words + HEADER_SCENARIO];
-  scales[threadIdx.x] = g.scales[(threadIdx.x * BLOCKS + t.block) * SCENARIOS + min(max(scenario, 0), SCENARIOS - 1)];
+// log2(e) / temperature of the user's scenario
+DEVICE float scale_of(const Launch& g, const Tile& t, int layer) {
+  return g.scales[(layer * BLOCKS + t.block) * SCENARIOS + t.scenario];
 }
 
 // Address of the first row of strip `strip`, and how many rows from there are live

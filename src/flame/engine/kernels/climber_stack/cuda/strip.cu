@@ -14,7 +14,6 @@ struct Strip {
   const Launch& g;
   const Tile& t;
   const Ring& ring;
-  const float* scales;
   uint4* x;       // the lane's first uint4; a lane reads only what it wrote
   u32 published;  // barrier
   int index, lane;
@@ -25,10 +24,6 @@ struct Strip {
     ring.release(place, lane);
     place.next();
   }
-  DEVICE const char* weights(int layer, int head) const {
-    return g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES + QUERY_BYTES;
-  }
-
   DEVICE void load() {
     int rows;
     const char* from = strip_rows(g, t, index, STRIP, rows);
@@ -75,21 +70,35 @@ struct Strip {
     if (lane == 0) barrier_arrive(published);
   }
 
-  DEVICE void queries(u32 (&q)[TILES][2][4], const char* w, float scale) {
+  // Queries of a head, and the shifts of its logits where the rows are events
+  DEVICE void queries(u32 (&q)[TILES][2][4], float (&shift)[TILES][2], const char* w, int layer, int h, float scale) {
+    uint4 first[TILES];
+    if (history) {
+#pragma unroll
+      for (int m = 0; m < TILES; m++) first[m] = first_key(t.keys(layer, h) + (index * TILES + m) * UNIT_BYTES, lane);
+    }
     u32 f[TILES][STEPS][4];
     get_strip<TILES>(f, x);
     make_queries<TILES>(q, f, w, scale, lane);
+    if (history) {
+#pragma unroll
+      for (int m = 0; m < TILES; m++) logit_of_key(shift[m], q[m], first[m]);
+    }
   }
 
-  // Columns of one head: y = attention + x
-  DEVICE void attend_head(u32 (&y)[TILES][STEPS][4], u32 (&q)[TILES][2][4], int layer, int h, bool active) {
+  // Columns of one head: y = attention + x. Returns which of the lane's rows left the range, two bits a tile.
+  DEVICE u32 attend_head(u32 (&y)[TILES][STEPS][4], u32 (&q)[TILES][2][4], float (&shift)[TILES][2], int layer, float scale, int h,
+                         bool active) {
     Attention<TILES> a;
     a.init();
+    if (queries_first) a.shift(shift);
     if (!queries_first) {
       const char* w = ring.wait(place);
       if (active) {
-        queries(q, w, scales[layer]);
-        if (!history) {
+        queries(q, shift, w, layer, h, scale);
+        if (history) {
+          a.shift(shift);
+        } else {
           u32 f[TILES][STEPS][4];
           get_strip<TILES>(f, x);
           attend_itself<TILES>(a, q, f, w + QUERY_BYTES, lane);
@@ -97,50 +106,74 @@ struct Strip {
       }
       next();
     }
-    if (t.length == 0 && active) choose_shift<TILES>(a, q, nullptr, 0, lane);
+    int left = t.length;
 #pragma unroll 1
-    for (int left = t.length; left > 0; left -= CHUNK * UNIT) {
+    for (; left >= CHUNK * UNIT; left -= CHUNK * UNIT) {
       const char* kv = ring.wait(place);
-      if (active) {
-        if (left == t.length) choose_shift<TILES>(a, q, kv, left, lane);
-        attend<TILES, UNROLL>(a, q, kv, left, lane);
-      }
+      if (active) attend<TILES, UNROLL>(a, q, kv, lane);
       next();
     }
-    if (!active) return;
-    float sums[TILES][2];
-    row_totals<TILES>(sums, a);
-    if (__builtin_expect(out_of_range<TILES>(sums), 0)) {
-      repair<TILES>(a, sums, q, x, weights(layer, h), t.keys(layer, h), t.length, !history, lane);
-      row_totals<TILES>(sums, a);
+    if (left > 0) {
+      const char* kv = ring.wait(place);
+      if (active) attend_rest<TILES>(a, q, kv, left, lane);
+      next();
     }
+    if (!active) return 0;
+    float sums[TILES][2];
+    row_totals<TILES>(sums, a, history ? 0.f : 1.f);
+    u32 bad = 0;
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
-      u32 x0[4], x1[4], part[2][4];
-      get(x0, x + m * TILE + 2 * h * LANES);
-      get(x1, x + m * TILE + (2 * h + 1) * LANES);
-      add_residual(part, a.out[m], sums[m], x0, x1);
+      u32 part[2][4];
+      add_residual(part, a.out[m], sums[m], x + m * TILE + 2 * h * LANES);
+      bad |= ((in_range(sums[m][0]) ? 0 : 1) | (in_range(sums[m][1]) ? 0 : 2)) << (2 * m);
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         y[m][2 * h][k] = part[0][k];
         y[m][2 * h + 1][k] = part[1][k];
       }
     }
+    return bad;
   }
 
-  DEVICE void attention(u32 (&y)[TILES][STEPS][4], int layer, bool active) {
+  // Heads of tiles with rows that left the range; of `bad`, two bits for every tile of every head
+  DEVICE void redo_heads(u32 (&y)[TILES][STEPS][4], u32 bad, int layer, float scale) {
+#pragma unroll
+    for (int h = 0; h < HEADS; h++)
+#pragma unroll
+      for (int m = 0; m < TILES; m++)
+      {
+        const u32 rows_bad = bad >> (2 * (h * TILES + m)) & 3;
+        if (__any_sync(~0u, rows_bad)) {
+          const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + h * HEAD_BYTES;
+          const HeadOfRows rows{x + m * TILE, w, t.keys(layer, h), t.length, h, index * TILES + m, scale, !history};
+          u32 part[2][4];
+          redo(part, rows, !(rows_bad & 1), !(rows_bad & 2));
+#pragma unroll
+          for (int k = 0; k < 4; k++) {
+            y[m][2 * h][k] = part[0][k];
+            y[m][2 * h + 1][k] = part[1][k];
+          }
+        }
+      }
+  }
+
+  DEVICE void attention(u32 (&y)[TILES][STEPS][4], int layer, float scale, bool active) {
     constexpr bool FIRST = TILES == 1;  // the registers hold all heads' queries only then
     u32 q[FIRST ? HEADS : 1][TILES][2][4];
+    float shift[FIRST ? HEADS : 1][TILES][2];
     if (FIRST && queries_first) {
 #pragma unroll
       for (int h = 0; h < HEADS; h++) {
         const char* w = ring.wait(place);
-        if (active) queries(q[FIRST ? h : 0], w, scales[layer]);
+        if (active) queries(q[FIRST ? h : 0], shift[FIRST ? h : 0], w, layer, h, scale);
         next();
       }
     }
+    u32 bad = 0;
 #pragma unroll
-    for (int h = 0; h < HEADS; h++) attend_head(y, q[FIRST ? h : 0], layer, h, active);
+    for (int h = 0; h < HEADS; h++) bad |= attend_head(y, q[FIRST ? h : 0], shift[FIRST ? h : 0], layer, scale, h, active) << (2 * h * TILES);
+    if (__builtin_expect(__any_sync(~0u, bad), 0)) redo_heads(y, bad, layer, scale);
   }
 
   DEVICE void feed_forward(const u32 (&y)[TILES][STEPS][4], bool active) {
@@ -187,11 +220,12 @@ struct Strip {
 #pragma unroll 1
     for (int layer = 0; layer < LAYERS; layer++) {
       const bool last = layer == LAYERS - 1;
+      const float scale = scale_of(g, t, layer);  // on its way while keys are made
       if (t.any_history) publish(layer);
       if (last && !t.any_candidates) break;
       const bool active = live && !(history && last);
       u32 y[TILES][STEPS][4];
-      attention(y, layer, active);
+      attention(y, layer, scale, active);
       feed_forward(y, active);
     }
     if (live && !history) store();
@@ -199,11 +233,10 @@ struct Strip {
 };
 
 extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) climber_strip(const __grid_constant__ Launch g) {
-  extern __shared__ __align__(128) char memory[];
+  DYNAMIC_SHARED(memory);
   __shared__ Strips strips;
   __shared__ Tile t;
   __shared__ __align__(8) u64 barriers[2 * SLOTS + 1];
-  __shared__ float scales[LAYERS];
   const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
   const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
   const u32 published = shared_address(barriers + 2 * SLOTS);
@@ -213,11 +246,9 @@ extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) clim
   }
   take_tile<STRIP, WARPS>(g, strips, t);
   if (t.any()) {
-    load_scales(scales, g, t);
-    __syncthreads();
     const bool queries_first = TILES == 1 && !t.any_candidates;
     if (warp >= WARPS) {
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+      lower_registers<24>();
       if (warp == WARPS && lane == 0) send_stages<false>(g, t, queries_first, ring);
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
         for (int layer = 0; layer < LAYERS; layer++) {
@@ -225,10 +256,10 @@ extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) clim
           add_release(counter(g, t, layer), min(WARPS, t.history - t.first));
         }
     } else {
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+      raise_registers<REGISTERS>();
       const int index = t.first + warp;
       uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + warp * X_WORDS + lane;
-      Strip strip{g, t, ring, scales, x, published, index, lane, index < t.history, index < t.end, queries_first};
+      Strip strip{g, t, ring, x, published, index, lane, index < t.history, index < t.end, queries_first};
       strip.run();
     }
   }

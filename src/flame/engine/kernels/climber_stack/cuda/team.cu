@@ -12,13 +12,12 @@ constexpr int OUT_WORDS = COLUMNS * LANES;       // float4 of 16 rows of the sec
 static_assert(FFN_STAGES <= SLOTS, "all stages of the feed-forward net stay in the ring until they are used");
 static_assert(TILES * HEADS <= WARPS, "every head of every tile has a warp");
 
-DEVICE void team_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(WARPS * LANES) : "memory"); }
+DEVICE void team_barrier() { warps_barrier<WARPS * LANES>(); }
 
 struct Team {
   const Launch& g;
   const Tile& t;
   const Ring& ring;
-  const float* scales;
   uint4 *y, *hidden_rows, *x;  // per tile TILE, HIDDEN_WORDS and OUT_WORDS apart; the second product takes the place of x
   int warp, lane;
   Position place;
@@ -74,47 +73,59 @@ struct Team {
   }
 
   // y = attention + x
-  DEVICE void attention(int layer, bool last) {
+  DEVICE void attention(int layer, float scale, bool last) {
     const int head = warp % HEADS, tile = warp / HEADS;
     const bool candidates = !history(tile), active = tile < TILES && live(tile) && (candidates || !last);
     Attention<1> a;
     u32 q[1][2][4];
     a.init();
+    uint4 first;
+    if (active && !candidates) first = first_key(t.keys(layer, head) + (t.first + tile) * UNIT_BYTES, lane);
 #pragma unroll 1
     for (int h = 0; h < HEADS; h++) {
       const char* w = ring.wait(place);
       if (active && h == head) {
         u32 f[1][STEPS][4];
         get_strip<1>(f, x_of(tile));
-        make_queries<1>(q, f, w, scales[layer], lane);
-        if (candidates) attend_itself<1>(a, q, f, w + QUERY_BYTES, lane);
+        make_queries<1>(q, f, w, scale, lane);
+        if (candidates) {
+          attend_itself<1>(a, q, f, w + QUERY_BYTES, lane);
+        } else {
+          float shift[1][2];
+          logit_of_key(shift[0], q[0], first);
+          a.shift(shift);
+        }
       }
       next();
     }
-    if (t.length == 0 && active) choose_shift<1>(a, q, nullptr, 0, lane);
+    int left = t.length;
 #pragma unroll 1
-    for (int left = t.length; left > 0; left -= CHUNK * UNIT)
+    for (; left >= CHUNK * UNIT; left -= CHUNK * UNIT)
 #pragma unroll 1
       for (int h = 0; h < HEADS; h++) {
         const char* kv = ring.wait(place);
-        if (active && h == head) {
-          if (left == t.length) choose_shift<1>(a, q, kv, left, lane);
-          attend<1, 4>(a, q, kv, left, lane);
-        }
+        if (active && h == head) attend<1, 4>(a, q, kv, lane);
+        next();
+      }
+    if (left > 0)
+#pragma unroll 1
+      for (int h = 0; h < HEADS; h++) {
+        const char* kv = ring.wait(place);
+        if (active && h == head) attend_rest<1>(a, q, kv, left, lane);
         next();
       }
     if (!active) return;
     float sums[1][2];
-    row_totals<1>(sums, a);
-    if (__builtin_expect(out_of_range<1>(sums), 0)) {
-      const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES + QUERY_BYTES;
-      repair<1>(a, sums, q, x_of(tile), w, t.keys(layer, head), t.length, candidates, lane);
-      row_totals<1>(sums, a);
+    u32 part[2][4];
+    row_totals<1>(sums, a, candidates ? 1.f : 0.f);
+    const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
+    if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
+      const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES;
+      const HeadOfRows rows{x_of(tile), w, t.keys(layer, head), t.length, head, t.first + tile, scale, candidates};
+      redo(part, rows, good0, good1);
+    } else {
+      add_residual(part, a.out[0], sums[0], x_of(tile) + 2 * head * LANES);
     }
-    u32 x0[4], x1[4], part[2][4];
-    get(x0, x_of(tile) + 2 * head * LANES);
-    get(x1, x_of(tile) + (2 * head + 1) * LANES);
-    add_residual(part, a.out[0], sums[0], x0, x1);
     put(y + tile * TILE + 2 * head * LANES + lane, part[0]);
     put(y + tile * TILE + (2 * head + 1) * LANES + lane, part[1]);
   }
@@ -206,9 +217,10 @@ struct Team {
 #pragma unroll 1
     for (int layer = 0; layer < LAYERS; layer++) {
       const bool last = layer == LAYERS - 1;
+      const float scale = scale_of(g, t, layer);  // on its way while keys are made
       if (t.any_history) publish(layer);
       if (last && !t.any_candidates) break;
-      attention(layer, last);
+      attention(layer, scale, last);
       team_barrier();
       feed_forward(last);
       team_barrier();
@@ -217,24 +229,21 @@ struct Team {
 };
 
 extern "C" __global__ void __launch_bounds__((WARPS + 1) * LANES, 1) climber_team(const __grid_constant__ Launch g) {
-  extern __shared__ __align__(128) char memory[];
+  DYNAMIC_SHARED(memory);
   __shared__ Strips strips;
   __shared__ Tile t;
   __shared__ __align__(8) u64 barriers[2 * SLOTS];
-  __shared__ float scales[LAYERS];
   const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
   const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
   if (threadIdx.x == 0) ring.init(WARPS);
   take_tile<UNIT, TILES>(g, strips, t);
   if (t.any()) {
-    load_scales(scales, g, t);
-    __syncthreads();
     if (warp == WARPS) {
       if (lane == 0) send_stages<true>(g, t, true, ring);
     } else {
       uint4* y = reinterpret_cast<uint4*>(memory + SLOTS * SLOT);
       uint4* hidden_rows = y + TILES * TILE;
-      Team team{g, t, ring, scales, y, hidden_rows, hidden_rows + TILES * HIDDEN_WORDS, warp, lane};
+      Team team{g, t, ring, y, hidden_rows, hidden_rows + TILES * HIDDEN_WORDS, warp, lane};
       team.run();
     }
   }

@@ -7,10 +7,10 @@
 struct Tile {
   int user, block, pair;
   int length, count;           // live rows of history and candidates
+  int scenario;
   int first, history, end;     // strips: the CTA's first, end of the history's, end of all
   char* state;
   int capacity;
-  u32 wanted;                  // where the pair's counters stand when all keys of a layer are there
   bool any_history, any_candidates;
   DEVICE bool any() const { return pair >= 0; }
   DEVICE int units() const { return (length + UNIT - 1) / UNIT; }
@@ -61,7 +61,9 @@ template <int STRIPS>
 DEVICE void find_tile(const Launch& g, Strips& s, int lane) {
   const int ticket = s.ticket, pairs = g.users * BLOCKS;
   int before = 0;
+#pragma unroll 1
   for (int turn = 0; turn < 2; turn++)
+#pragma unroll 1
     for (int base = 0; base < pairs; base += LANES) {
       const int tiles = base + lane < pairs ? tiles_of<STRIPS>(g, s, base + lane, turn) : 0;
       int sum = tiles;
@@ -78,22 +80,31 @@ DEVICE void find_tile(const Launch& g, Strips& s, int lane) {
     }
 }
 
+// All loads before the first store, so that they are under way together
 template <int STRIPS>
 DEVICE void describe(const Launch& g, const Strips& s, Tile& t) {
-  t.pair = s.found;
-  if (s.found < 0) return;
-  t.user = s.found / BLOCKS;
-  t.block = s.found % BLOCKS;
-  t.history = s.history[s.found];
-  t.end = s.all[s.found];
-  t.first = s.tile * STRIPS + (g.mode == SCORE ? t.history : 0);
-  t.count = g.mode == ENCODE ? 0 : candidate_count(g, t.user);
-  t.length = history_length(g, t.user, t.block);
-  t.state = reinterpret_cast<char*>(g.states[t.user]);
-  t.capacity = t.state ? *reinterpret_cast<const int*>(t.state) : 0;
-  t.wanted = g.scratch[STARTS + t.pair] + t.history;
-  t.any_history = t.first < t.history;
-  t.any_candidates = t.first + STRIPS > t.history && t.end > t.history;
+  const int pair = s.found;
+  t.pair = pair;
+  if (pair < 0) return;
+  const int user = pair / BLOCKS, block = pair % BLOCKS;
+  const int count = g.mode == ENCODE ? 0 : candidate_count(g, user);
+  const int scenario = g.header[(size_t)user * g.header_words + HEADER_SCENARIO];
+  char* const state = reinterpret_cast<char*>(g.states[user]);
+  const int capacity = state ? *reinterpret_cast<const int*>(state) : 0;
+  const int length = history_length(g, user, block), history = s.history[pair], end = s.all[pair];
+  const int first = s.tile * STRIPS + (g.mode == SCORE ? history : 0);
+  t.user = user;
+  t.block = block;
+  t.history = history;
+  t.end = end;
+  t.first = first;
+  t.count = count;
+  t.length = length;
+  t.scenario = min(max(scenario, 0), SCENARIOS - 1);
+  t.state = state;
+  t.capacity = capacity;
+  t.any_history = first < history;
+  t.any_candidates = first + STRIPS > history && end > history;
 }
 
 // Every thread of the CTA; ends with a barrier. The tile is kept in shared memory: it is read seldom, and registers are short.
@@ -101,7 +112,7 @@ DEVICE void describe(const Launch& g, const Strips& s, Tile& t) {
 template <int ROWS, int STRIPS>
 DEVICE void take_tile(const Launch& g, Strips& s, Tile& t) {
   if (threadIdx.x == 0) {
-    s.ticket = atomicAdd(g.scratch + TICKET, 1u);
+    s.ticket = add(g.scratch + TICKET, 1u);
     s.found = -1;
   }
   count_strips<ROWS>(g, s);
@@ -117,7 +128,7 @@ DEVICE void take_tile(const Launch& g, Strips& s, Tile& t) {
 // so it notes where they stand.
 DEVICE void leave(const Launch& g, Strips& s) {
   __syncthreads();
-  if (threadIdx.x == 0) s.found = atomicAdd(g.scratch + LEAVERS, 1u) == gridDim.x - 1;
+  if (threadIdx.x == 0) s.found = add(g.scratch + LEAVERS, 1u) == gridDim.x - 1;
   __syncthreads();
   if (!s.found) return;
   if (g.mode != SCORE)
@@ -136,6 +147,6 @@ constexpr u32 MOST_POLLS = 1u << 24;
 DEVICE void wait_for_keys(const u32* counter, u32 wanted) {
   u32 polls = 0;
   while ((int)(load_acquire(counter) - wanted) < 0)
-    if (++polls == MOST_POLLS) asm volatile("trap;");
+    if (++polls == MOST_POLLS) give_up();
   fence_bulk();
 }
