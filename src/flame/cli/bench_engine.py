@@ -8,6 +8,7 @@ from typing import Any
 
 from flame.cli import options
 from flame.config import Config
+from flame.errors import ConfigError
 
 TEXT = """\
 Times the model alone. On a CPU: every backend on the same packed input, in interleaved rounds, beside a large matrix
@@ -55,7 +56,10 @@ def run(args: Namespace) -> int:
 
 
 def _device(wanted: str) -> str:
+    """Raises `ConfigError` for a kind of device that there is no benchmark for."""
     if wanted != "auto":
+        if wanted.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"--device is {wanted!r}; the engine is measured on cpu, cuda or cuda:NUMBER")
         return wanted
     import torch
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from flame.bench import report
 from flame.bench.ladder import flame_entrants, run, torch_entrants
 from flame.bench.ladder.cases import SCENARIOS, Case
 from flame.bench.ladder.clock import interleaved
@@ -16,6 +19,8 @@ from flame.bench.ladder.entrant import Entrant
 from flame.bench.ladder.packages import widened
 from flame.bench.ladder.torch_entrants import TorchEntrants
 from flame.bench.ladder.truth import Truths, distance
+from flame.cli import bench_engine
+from flame.cli.main import main
 from flame.config import EngineConfig
 from flame.engine.backends.fused.engine import FusedEngine
 from flame.engine.backends.fused.lanes import HostLane
@@ -116,6 +121,33 @@ def test_unknown_names_are_refused(ladder: dict[str, Any]) -> None:
         rows_of(**ladder)
 
 
+def test_the_command_writes_what_was_measured_and_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command's way on a GPU, on a CPU: eager rows in bf16."""
+    monkeypatch.setattr(bench_engine, "_run_on_cpu", lambda args, config: bench_engine._run_on_gpu(args, config, "cpu"))
+    output, picture = tmp_path / "engine.json", tmp_path / "engine.png"
+    words = ["--scenario", "base", "--users", "2", "--variants", "eager-dense,flame", "--rounds", "2"]
+    assert main(["bench", "engine", "--device", "cpu", *words, "--output", str(output), "--plot", str(picture)]) == 0
+    content = report.read(output)
+    assert content == json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["variant"] for row in content["rows"]] == ["flame", "eager-dense", "eager-dense"]
+    assert content["precision"] == "bf16"
+    assert 1e-5 < content["rows"][-1]["error"] < 5e-2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize(
+    ("device", "code", "reason"), [("cuda", 1, "finds no CUDA device"), ("tpu", 2, "cpu, cuda or")]
+)
+def test_a_device_that_is_not_here_is_told(
+    device: str, code: int, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "engine", "--device", device]) == code
+    assert reason in capsys.readouterr().err
+
+
 def test_variants_of_every_scenario_exist() -> None:
     for scenario in SCENARIOS.values():
         assert set(scenario.variants) <= set(run.NAMES)
@@ -160,7 +192,7 @@ def test_wide_models_have_heads_of_64_and_four_times_the_dim() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("scenario", ["mixed", "hstu"])
 def test_rows_of_the_fused_engine_are_its_own_launches(case_of: CaseOf, scenario: str) -> None:
     """Interpreted: whole launches, two steps, and the layers alone find what the oracle finds."""

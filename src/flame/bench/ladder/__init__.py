@@ -13,5 +13,7 @@ the engine takes by the wall, copies from and to the host included. `part` is "m
 `tflops` counts needed work only (`flame.engine.flops`), `share_of_peak` is over the product's rate. `ratio` is over
 `flex-graph` of the same scenario, users and part, `ratio_to_stack` over its stack alone, `ratio_to_best` over the
 fastest of all PyTorch variants of the same part. `error` is the norm of the difference to the oracle's scores over the
-norm of these, `error_max` the largest difference.
+norm of these, `error_max` the largest difference. `build_s` of a variant of PyTorch is its compilation, less what
+variants before it in the same case have compiled already (ends of the model), and of ours that of all kernels, to the
+first launch; further shapes need no further build.
 """

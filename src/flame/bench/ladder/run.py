@@ -25,7 +25,7 @@ from flame.bench.progress import Show
 from flame.config import EngineConfig
 from flame.engine.backends.eager import EagerEngine
 from flame.engine.spec import Profile
-from flame.errors import ConfigError
+from flame.errors import BackendUnavailable, ConfigError
 
 NEW_LINE = "\n"
 NAMES = (*torch_entrants.NAMES, *onnx_entrants.NAMES, *flame_entrants.NAMES)
@@ -57,6 +57,8 @@ def run(
     """
     _check("scenario", ladder.scenarios, tuple(SCENARIOS))
     _check("variant", ladder.variants, NAMES)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendUnavailable(f"engine.device is {device!r}, but PyTorch finds no CUDA device here")
     facts = {"rounds": ladder.rounds, "seed": ladder.seed, "matrix_size": MATRIX_SIZE, "precision": ladder.precision}
     facts |= {"device": _told(device)}
     rows: list[Row] = []
