@@ -12,6 +12,7 @@ from flame.engine import artifact, measuring
 from flame.engine.backends.base import Engine
 from flame.engine.measuring import Place, fastest_ways, measure
 from flame.engine.spec import Profile, ProfileCost
+from flame.errors import ExecutionError
 
 SMALL, LARGE = Profile(1, 8, 4), Profile(2, 64, 32)
 IDENTITY = {"model": "m"}
@@ -34,6 +35,8 @@ class Ways(SimpleNamespace):
 
     def cost(self, profile: Profile) -> ProfileCost:
         self.measured.append(profile)
+        if "broken" in self.taken.values():
+            raise ExecutionError("too much shared memory")
         kinds = ("rank", "encode", "score")
         return ProfileCost(*(COSTS.get(self.taken.get((profile, kind), ""), 7.0) for kind in kinds))
 
@@ -54,8 +57,15 @@ def no_launches(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_fastest_is_taken_where_it_is_worth_it(ways: Mapping[str, Sequence[str]], best: dict[str, str]) -> None:
     engine = Ways(ways)
-    assert fastest_ways(engine, LARGE) == best
+    assert fastest_ways(as_engine(engine), LARGE) == best
     assert len(engine.measured) == max(map(len, ways.values()), default=0)
+
+
+def test_a_way_that_fails_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert fastest_ways(as_engine(Ways({"rank": ("a", "broken", "c")})), LARGE) == {"rank": "c"}
+    assert "profile 2x64+32 does not run by {'rank': 'broken'}: too much shared memory" in caplog.messages
+    with pytest.raises(ExecutionError, match="too much shared memory"):
+        fastest_ways(as_engine(Ways({"rank": ("broken", "a")})), LARGE)
 
 
 def measured(folder: Path, engine: Ways, threads: int = 1) -> Ways:

@@ -11,6 +11,7 @@ from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
 from flame.engine.costs import measure_cost
 from flame.engine.spec import Profile, ProfileCost
+from flame.errors import ExecutionError
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +53,22 @@ def measure(engine: Engine, artifact: artifacts.Artifact, place: Place, report: 
 
 
 def fastest_ways(engine: Engine, profile: Profile) -> dict[str, str]:
-    """The fastest of the engine's ways for every kind of launch that has a choice; one that is hardly faster is not."""
+    """The fastest of the engine's ways for every kind of launch that has a choice.
+
+    A way that is hardly faster than the one taken unasked is not worth it, and one that fails is told and left out.
+    """
     ways = engine.ways(profile)
     times: dict[str, dict[str, float]] = {kind: {} for kind in ways}
     for turn in range(max(map(len, ways.values()), default=0)):
         taken = {kind: names[turn] for kind, names in ways.items() if turn < len(names)}
         _take(engine, profile, taken)
-        cost = measure_cost(engine, profile)
+        try:
+            cost = measure_cost(engine, profile)
+        except ExecutionError as error:
+            if not turn:
+                raise
+            _log.warning("profile %s does not run by %s: %s", profile, taken, error)
+            continue
         for kind, name in taken.items():
             times[kind][name] = getattr(cost, kind)
     return {kind: _fastest(list(found.items())) for kind, found in times.items()}

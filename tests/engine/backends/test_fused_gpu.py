@@ -126,6 +126,20 @@ def test_threads_with_buffers_of_their_own_do_not_meet(make: Build) -> None:
     assert not wrong
 
 
+def test_every_way_gives_the_same_bits(make: Build) -> None:
+    profile = Profile(2, 512, 128)
+    engine = make(load("preset:flame-base"), (profile,), backend="fused")
+    packed = full(engine, profile)
+    wanted = Probe(engine).rank(profile, packed)
+    ways = engine.ways(profile)
+    for turn in range(max(map(len, ways.values()), default=0)):
+        for kind, names in ways.items():
+            engine.take(profile, kind, names[turn % len(names)])
+        probe = Probe(engine)
+        for found in (probe.rank(profile, packed), probe.encode_and_score(profile, packed)):
+            assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+
+
 def test_a_launch_allocates_nothing(make: Build, package: ModelPackage) -> None:
     engine = make(package, backend="fused")
     probe, packed = Probe(engine), full(engine, TINY[1])
