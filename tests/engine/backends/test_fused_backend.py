@@ -88,6 +88,18 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
         choose("fused", SPEC, TARGET)
 
 
+def test_kernels_that_cannot_be_imported_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ImportError("libtriton.so: cannot open shared object file")
+
+    monkeypatch.setattr(module, "_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(module, "_capability", lambda device: 90)
+    monkeypatch.setattr(module, "kernels_of", broken)
+    with pytest.raises(BackendUnavailable, match=r"cannot import its kernels: libtriton.so"):
+        choose("fused", SPEC, TARGET)
+    assert choose("auto", SPEC, TARGET)[0] != "fused"
+
+
 def test_auto_becomes_bf16_on_the_first_device() -> None:
     assert FusedBackend().resolve(TARGET) == BuildTarget("cuda", "bf16", 1)
     asked = BuildTarget("cuda:1", "fp16", 4, ("graph",))

@@ -47,7 +47,10 @@ class FusedBackend:
         without = check_parts(resolved.without)
         device = _device(resolved.device)
         _require_packages()
-        kernels_of(spec, PRECISIONS[resolved.precision], without, _capability(device))
+        try:
+            kernels_of(spec, PRECISIONS[resolved.precision], without, _capability(device))
+        except ImportError as error:
+            raise BackendUnavailable(f"fused cannot import its kernels: {error}") from error
 
     def versions(self) -> Mapping[str, str]:
         """The compilers, and a hash of all sources that decide what is compiled and launched."""
