@@ -104,9 +104,8 @@ def linear(
             elif is_event:
                 body, capacity = _state(states + user, y.dtype.element_ty, BODY)
                 plane = PARTS[part][5] + layer * PARTS[part][6] + block * PARTS[part][7] * PARTS[part][8]
-                plane += n // PARTS[part][8] * PARTS[part][8]
-                body += first * PARTS[part][8]
-                body_at = plane * capacity + n % PARTS[part][8]
+                body += capacity.to(tl.int64) * plane + first * PARTS[part][8]
+                body_at = n // PARTS[part][8] * PARTS[part][8] * capacity + n % PARTS[part][8]
                 to = body + row[:, None] * PARTS[part][8] + body_at[None, :]
                 tl.store(to, values.to(y.dtype.element_ty), mask=keep)
             else:

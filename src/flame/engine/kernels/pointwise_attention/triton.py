@@ -78,8 +78,8 @@ def pointwise_attention(
     is_event = tile < event_tiles
     dtype: tl.constexpr = rows.dtype.element_ty
     body = tl.multiple_of((state + BODY).to(tl.pointer_type(dtype)), 16)
-    keys = body + (layer * HEADS + head) * DA * capacity
-    values = body + VALUES * capacity + (layer * HEADS + head) * DL * capacity
+    keys = body + capacity.to(tl.int64) * ((layer * HEADS + head) * DA)
+    values = body + capacity.to(tl.int64) * (VALUES + (layer * HEADS + head) * DL)
 
     row = tl.arange(0, BM)
     a = tl.arange(0, BA)
