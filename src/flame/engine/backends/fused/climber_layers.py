@@ -13,7 +13,7 @@ from flame.engine.backends.fused.climber_sizes import LayerSizes
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.kernels.attention import Attention, BiasTables, Memory
 from flame.engine.kernels.attention.tiles import attention_tile
-from flame.engine.kernels.feed_forward import LARGEST_DIM
+from flame.engine.kernels.feed_forward.tiles import largest_dim
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 
@@ -34,7 +34,7 @@ class Layers:
         self._sizes = sizes
         self._runtime = runtime
         self._attention = _attention(sizes, capability)
-        half = FusedHalf if fused and sizes.dim <= LARGEST_DIM else PlainHalf
+        half = FusedHalf if fused and sizes.dim <= largest_dim(sizes.precision.triton) else PlainHalf
         self._half: Half = half(sizes, runtime, weights, capability)
         self._scales: list[Tensor] = []
         self._tables: BiasTables | None = None

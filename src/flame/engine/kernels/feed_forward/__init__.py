@@ -27,7 +27,6 @@ from flame.engine.kernels.rows import Header
 if TYPE_CHECKING:
     import torch
 
-LARGEST_DIM = 128
 EPSILON = 1e-5
 
 
@@ -101,6 +100,7 @@ class FeedForward:
     chunk: int = 64
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -124,6 +124,7 @@ class FeedForward:
             constants=self._constants,
             warps=self.warps,
             stages=self.stages,
+            registers=self.registers,
             multiples_of_16=frozenset({"events", "candidates"}),
         )
 
@@ -263,6 +264,7 @@ class FeedForward:
             },
             warps=self.warps,
             stages=self.stages,
+            registers=self.registers,
             multiples_of_16=frozenset({"events", "candidates"}),
         )
 
