@@ -1,4 +1,4 @@
-"""The same in plain fp32 PyTorch: what the kernels are held to."""
+"""The same in plain PyTorch: in fp32, what the kernels are held to; in bf16, how far rounding alone goes."""
 
 from __future__ import annotations
 
@@ -52,15 +52,14 @@ def rank(
     counts: Sequence[int],
     scenarios: Sequence[int],
 ) -> Tensor:
-    """`x` `[users, blocks, events + candidates, dim]` with its live candidate rows replaced; the others are kept."""
+    """`x` `[users, blocks, events + candidates, dim]` with its live candidate rows replaced; `weights` have its type."""
     out = x.clone()
-    weights = {name: tensor.float() for name, tensor in weights.items()}
     for user, scenario in enumerate(scenarios):
         for block in range(sizes.blocks):
-            rows = x[user, block].float()
+            rows = x[user, block]
             history = encode(sizes, weights, rows[: lengths[user][block]], block, scenario)
             live = slice(events, events + counts[user])
-            out[user, block, live] = score(sizes, weights, rows[live], history, block, scenario).to(out.dtype)
+            out[user, block, live] = score(sizes, weights, rows[live], history, block, scenario)
     return out
 
 

@@ -72,18 +72,16 @@ struct Strip {
 
   // Queries of a head, and the shifts of its logits where the rows are events
   DEVICE void queries(u32 (&q)[TILES][2][4], float (&shift)[TILES][2], const char* w, int layer, int h, float scale) {
+    // A branch costs registers: candidates read something as well, and have no use for it
+    const char* keys = history ? t.keys(layer, h) + index * TILES * UNIT_BYTES : g.weights;
     uint4 first[TILES];
-    if (history) {
 #pragma unroll
-      for (int m = 0; m < TILES; m++) first[m] = first_key(t.keys(layer, h) + (index * TILES + m) * UNIT_BYTES, lane);
-    }
+    for (int m = 0; m < TILES; m++) first[m] = first_key(keys + m * UNIT_BYTES, lane);
     u32 f[TILES][STEPS][4];
     get_strip<TILES>(f, x);
     make_queries<TILES>(q, f, w, scale, lane);
-    if (history) {
 #pragma unroll
-      for (int m = 0; m < TILES; m++) logit_of_key(shift[m], q[m], first[m]);
-    }
+    for (int m = 0; m < TILES; m++) logit_of_key(shift[m], q[m], first[m]);
   }
 
   // Columns of one head: y = attention + x. Returns which of the lane's rows left the range, two bits a tile.

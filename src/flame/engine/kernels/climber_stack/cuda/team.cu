@@ -79,8 +79,8 @@ struct Team {
     Attention<1> a;
     u32 q[1][2][4];
     a.init();
-    uint4 first;
-    if (active && !candidates) first = first_key(t.keys(layer, head) + (t.first + tile) * UNIT_BYTES, lane);
+    const bool events = active && !candidates;
+    const uint4 first = first_key(events ? t.keys(layer, head) + (t.first + tile) * UNIT_BYTES : g.weights, lane);
 #pragma unroll 1
     for (int h = 0; h < HEADS; h++) {
       const char* w = ring.wait(place);
