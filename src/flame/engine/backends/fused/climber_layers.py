@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from flame.engine.backends.fused.climber_half import FusedHalf, Half, LayerWork, PlainHalf, selected
+from flame.engine.backends.fused.climber_half import FusedHalf, Half, LayerWork, selected
+from flame.engine.backends.fused.climber_plain_half import PlainHalf
 from flame.engine.backends.fused.climber_sizes import LayerSizes
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.kernels.attention import Attention, BiasTables, Memory

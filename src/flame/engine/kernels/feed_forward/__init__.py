@@ -15,37 +15,26 @@ and `norm` do the same one after the other.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from flame.engine.kernels.attention import STATE_BODY
+from flame.engine.kernels.feed_forward.weights import (
+    FeedForwardWeights,
+    Pieces,
+    ProjectionWeights,
+    filled,
+    pack_projection,
+)
 from flame.engine.kernels.kernel import Runtime, TritonKernel
 from flame.engine.kernels.rows import Header
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["EPSILON", "FeedForward", "FeedForwardWeights", "Pieces", "ProjectionMemory", "ProjectionWeights"]
 
 EPSILON = 1e-5
-
-
-class ProjectionWeights(NamedTuple):
-    """`weight` `[blocks, dim, 3 * dim]` in the precision, `bias` fp32 `[blocks, 3 * dim]`; dims are padded."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-
-class FeedForwardWeights(NamedTuple):
-    """Matrices `[blocks, inputs, outputs]` in the precision, vectors `[blocks, outputs]` in fp32; sizes are padded."""
-
-    weights_in: torch.Tensor
-    bias_in: torch.Tensor
-    weights_out: torch.Tensor
-    bias_out: torch.Tensor
-    gain: torch.Tensor
-    shift: torch.Tensor
 
 
 class ProjectionMemory(NamedTuple):
@@ -58,27 +47,6 @@ class ProjectionMemory(NamedTuple):
     own: torch.Tensor
     states: torch.Tensor
     words: torch.Tensor
-
-
-class Pieces(NamedTuple):
-    """A row as pieces, each a power of two wide and no longer than the one before it."""
-
-    sizes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, dim: int) -> Pieces:
-        """As few pieces as the dim takes, filled up to a multiple of 16: products need that many."""
-        padded = -(-dim // 16) * 16
-        return cls(tuple(1 << bit for bit in reversed(range(padded.bit_length())) if padded >> bit & 1))
-
-    @property
-    def padded(self) -> int:
-        return sum(self.sizes)
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Where each piece starts; last, where the row ends."""
-        return tuple(itertools.accumulate(self.sizes, initial=0))
 
 
 @dataclass(frozen=True)
@@ -144,12 +112,7 @@ class FeedForward:
 
     def pack_projection(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> ProjectionWeights:
         """From `weight` `[blocks, 3 * dim, dim]` and `bias` `[blocks, 3 * dim]`, on their device."""
-        blocks, padded = self.blocks, self.pieces.padded
-        packed = weight.new_zeros(blocks, padded, 3, padded, dtype=dtype)
-        packed[:, : self.dim, :, : self.dim] = weight.view(blocks, 3, self.dim, self.dim).permute(0, 3, 1, 2)
-        vector = bias.new_zeros(blocks, 3, padded, dtype=_fp32())
-        vector[:, :, : self.dim] = bias.view(blocks, 3, self.dim)
-        return ProjectionWeights(packed.view(blocks, padded, 3 * padded), vector.view(blocks, 3 * padded))
+        return pack_projection(weight, bias, self.pieces.padded, dtype)
 
     def pack(
         self,
@@ -161,12 +124,12 @@ class FeedForward:
         """From weight and bias of both linear layers `[blocks, outputs, inputs]` and of the norm, on their device."""
         width, hidden = self.pieces.padded, self.padded_ffn
         return FeedForwardWeights(
-            _padded(ffn_in[0].transpose(1, 2), (width, hidden), dtype),
-            _padded(ffn_in[1], (hidden,), _fp32()),
-            _padded(ffn_out[0].transpose(1, 2), (hidden, width), dtype),
-            _padded(ffn_out[1], (width,), _fp32()),
-            _padded(norm[0], (width,), _fp32()),
-            _padded(norm[1], (width,), _fp32()),
+            filled(ffn_in[0].transpose(1, 2), (width, hidden), dtype),
+            filled(ffn_in[1], (hidden,)),
+            filled(ffn_out[0].transpose(1, 2), (hidden, width), dtype),
+            filled(ffn_out[1], (width,)),
+            filled(norm[0], (width,)),
+            filled(norm[1], (width,)),
         )
 
     def project(
@@ -267,16 +230,3 @@ class FeedForward:
             registers=self.registers,
             multiples_of_16=frozenset({"events", "candidates"}),
         )
-
-
-def _fp32() -> torch.dtype:
-    import torch
-
-    return torch.float32
-
-
-def _padded(tensor: torch.Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """`tensor` `[blocks, ...]` with zeros behind it up to `sizes`."""
-    packed = tensor.new_zeros(tensor.shape[0], *sizes, dtype=dtype)
-    packed[(slice(None), *(slice(size) for size in tensor.shape[1:]))] = tensor
-    return packed
