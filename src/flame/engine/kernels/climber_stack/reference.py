@@ -52,7 +52,7 @@ def rank(
     counts: Sequence[int],
     scenarios: Sequence[int],
 ) -> Tensor:
-    """`x` `[users, blocks, events + candidates, dim]` with its live candidate rows replaced; `weights` have its type."""
+    """`x` `[users, blocks, events + candidates, dim]`, its live candidate rows replaced; `weights` have its type."""
     out = x.clone()
     for user, scenario in enumerate(scenarios):
         for block in range(sizes.blocks):
