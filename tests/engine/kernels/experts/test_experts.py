@@ -52,7 +52,8 @@ def launch(
     spread: bool = True,
 ) -> Tensor:
     """Scores `[users, candidates, tasks]`, NaN wherever nothing was to be read or written."""
-    op = ExpertHead(sizes, precision.pointer, spread=SMALL, whole=ExpertTile(32, 4, 2), few=10**6 if spread else 0)
+    tiles = (SMALL, ExpertTile(32, 4, 2))
+    op = ExpertHead(sizes, precision.pointer, tiles=tiles, few=10**6 if spread else 0)
     weights = op.pack(module(sizes).state_dict(), precision.dtype, runtime.device)
     room = -(-candidates // 64) * 64
     shape = (len(rows), room, sizes.inputs)
@@ -114,5 +115,5 @@ def test_a_candidate_has_the_same_bits_wherever_it_stands(name: str, runtime: Ru
 def test_ways_are_equal_where_there_is_one_chunk() -> None:
     """No kernel is listed twice, and every name names one."""
     for sizes in SIZES.values():
-        names = [kernel.name for kernel in ExpertHead(sizes, "*fp32").kernels]
+        names = [kernel.name for kernel in ExpertHead(sizes, "*fp16").kernels]
         assert len(names) == len(set(names)) == (4 if sizes.chunks > 1 else 2)

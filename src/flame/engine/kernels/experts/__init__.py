@@ -18,7 +18,7 @@ from flame.engine.kernels.experts.triton import experts, mixed_towers
 from flame.engine.kernels.kernel import Runtime, TritonKernel
 from flame.engine.kernels.towers import packed_vectors
 
-__all__ = ["ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
+__all__ = ["SPREAD", "WHOLE", "ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
 
 _MIXED_TILE = 16
 _FEW_PROGRAMS = 128
@@ -35,6 +35,9 @@ class ExpertTile(NamedTuple):
 
 SPREAD = ExpertTile(64, 4, 2)
 WHOLE = ExpertTile(128, 8, 2)
+_WHOLE_SMALL = ExpertTile(64, 4, 2)
+"""Where a block has less than 164 KiB of shared memory."""
+_FP32 = ExpertTile(16, 4, 1)
 
 
 class ExpertWeights(NamedTuple):
@@ -64,10 +67,14 @@ class ExpertHead:
         self,
         sizes: ExpertSizes,
         pointer: str,
-        spread: ExpertTile = SPREAD,
-        whole: ExpertTile = WHOLE,
+        capability: int = 90,
+        *,
+        tiles: tuple[ExpertTile, ExpertTile] | None = None,
         few: int = _FEW_PROGRAMS,
     ) -> None:
+        """`tiles`, for spread and for whole experts, and `few` are chosen by precision and architecture."""
+        sizes = sizes._replace(most_chunk=min(sizes.most_chunk, 32), narrow=True) if pointer == "*fp32" else sizes
+        spread, whole = tiles or _tiles(pointer, capability)
         self.sizes = sizes
         self._few = few
         self._whole = _Way(sizes, pointer, whole, sizes.chunks)
@@ -115,6 +122,13 @@ class ExpertHead:
     def _way(self, users: int, candidates: int) -> _Way:
         programs = users * -(-candidates // self._whole.rows) * self.sizes.experts
         return self._spread if programs < self._few else self._whole
+
+
+def _tiles(pointer: str, capability: int) -> tuple[ExpertTile, ExpertTile]:
+    """For spread and for whole experts."""
+    if pointer == "*fp32":
+        return _FP32, _FP32
+    return SPREAD, WHOLE if capability in (90, 100, 103) else _WHOLE_SMALL
 
 
 class _Way:

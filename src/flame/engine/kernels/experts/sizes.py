@@ -25,6 +25,7 @@ class ExpertSizes(NamedTuple):
     header_words: int
     count_word: int = 1
     most_chunk: int = _CHUNK
+    narrow: bool = False
 
     @property
     def tasks(self) -> int:
@@ -33,6 +34,8 @@ class ExpertSizes(NamedTuple):
     @property
     def step(self) -> int:
         """Inputs of one piece of a product."""
+        if self.narrow:
+            return 16
         return 32 if self.inputs <= 32 else 64
 
     @property
@@ -42,7 +45,7 @@ class ExpertSizes(NamedTuple):
     @property
     def resident(self) -> bool:
         """Whether a tile's inputs are kept while its hidden units are done one chunk after the other."""
-        return self.inputs_padded // self.step <= _MOST_PIECES
+        return not self.narrow and self.inputs_padded // self.step <= _MOST_PIECES
 
     @property
     def experts_padded(self) -> int:
@@ -68,7 +71,7 @@ class ExpertSizes(NamedTuple):
     @property
     def tower_chunk(self) -> int:
         """Hidden units of a tower that a program holds at a time."""
-        return min(64, max(16, _power_of_two(self.tower_hidden)))
+        return min(16 if self.narrow else 64, max(16, _power_of_two(self.tower_hidden)))
 
     @property
     def tower_padded(self) -> int:

@@ -32,7 +32,8 @@ def fused(sizes: FusionSizes, weights: Mapping[str, Tensor], rows: Tensor, scena
 
 def _feed_forward(rows: Tensor, own: Mapping[str, Tensor]) -> Tensor:
     hidden = torch.relu(rows @ own["ffn_in.weight"][0].T + own["ffn_in.bias"][0])
-    return hidden @ own["ffn_out.weight"][0].T + own["ffn_out.bias"][0]
+    out: Tensor = hidden @ own["ffn_out.weight"][0].T + own["ffn_out.bias"][0]
+    return out
 
 
 def _norm(rows: Tensor, own: Mapping[str, Tensor]) -> Tensor:

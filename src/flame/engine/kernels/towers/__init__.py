@@ -12,7 +12,6 @@ from flame.engine.kernels.kernel import Runtime, TritonKernel
 from flame.engine.kernels.towers.triton import normed_towers
 
 _TILE = 64
-_STEP = 64
 _HIDDEN_CHUNK = 128
 
 
@@ -29,15 +28,26 @@ class TowerSizes(NamedTuple):
     header_words: int
     eps: float = 1e-6
     count_word: int = 1
+    narrow: bool = False
 
     @property
     def tasks(self) -> int:
         return len(self.sigmoids)
 
     @property
+    def tile(self) -> int:
+        """Candidates of one program."""
+        return 32 if self.narrow else _TILE
+
+    @property
+    def step(self) -> int:
+        """Columns of a row that a program multiplies at a time."""
+        return 16 if self.narrow else 64
+
+    @property
     def chunk(self) -> int:
         """Hidden units that a program holds at a time."""
-        return min(_HIDDEN_CHUNK, max(16, 1 << (self.hidden - 1).bit_length()))
+        return min(32 if self.narrow else _HIDDEN_CHUNK, max(16, 1 << (self.hidden - 1).bit_length()))
 
     @property
     def hidden_padded(self) -> int:
@@ -56,8 +66,8 @@ class NormedTowers:
     """Final norm and towers of one model; `pointer` is Triton's type of a pointer to its precision."""
 
     def __init__(self, sizes: TowerSizes, pointer: str) -> None:
-        self.sizes = sizes
-        self._kernel = _kernel(sizes, pointer)
+        self.sizes = sizes._replace(narrow=pointer == "*fp32")
+        self._kernel = _kernel(self.sizes, pointer)
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
@@ -83,7 +93,7 @@ class NormedTowers:
         users, candidates, tasks = scores.shape
         runtime.launch(
             self._kernel,
-            (-(-candidates // _TILE), tasks, users),
+            (-(-candidates // self.sizes.tile), tasks, users),
             *(words, x, weights.hidden, weights.vectors, scores, first_row, x.stride(0), x.stride(2), candidates),
         )
 
@@ -115,11 +125,11 @@ def _kernel(sizes: TowerSizes, pointer: str) -> TritonKernel:
             "EPS": sizes.eps,
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
-            "TILE": _TILE,
-            "STEP": _STEP,
+            "TILE": sizes.tile,
+            "STEP": sizes.step,
             "CHUNK": sizes.chunk,
         },
         warps=4,
-        stages=3,
+        stages=1 if sizes.narrow else 3,
         multiples_of_16=frozenset(("user_stride", "row_stride")) if sizes.dim % 16 == 0 else frozenset(),
     )

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flame.engine.kernels.fusion import Fusion
 from flame.engine.kernels.fusion.sizes import FusionSizes, power_of_two
 from flame.engine.kernels.kernel import Runtime, TritonKernel
 from flame.engine.kernels.wide_fusion.triton import attend, norm, product
 
-__all__ = ["WideFusion", "WideWeights", "WideWork"]
+__all__ = ["AnyFusion", "WideFusion", "WideWeights", "WideWork", "fusion_of"]
 
-_ROWS, _COLUMNS, _STEP = 64, 128, 64
+_TILE, _TILE_FP32 = (64, 128, 64), (32, 64, 32)
+"""Rows and columns of a product's tile, and its inputs at a time; fp32 takes more registers."""
 _ATTEND_ROWS, _NORM_ROWS = 16, 4
 _STRIDES = ("user_stride", "block_stride", "row_stride")
 
@@ -120,6 +122,14 @@ class WideFusion:
         return work.wide
 
 
+AnyFusion = Fusion | WideFusion
+
+
+def fusion_of(sizes: FusionSizes, pointer: str) -> AnyFusion:
+    """The fusion that suits these sizes; fp32 has no matrix units, and one kernel's tiles would be too large for it."""
+    return Fusion(sizes, pointer) if sizes.small and pointer != "*fp32" else WideFusion(sizes, pointer)
+
+
 _STACKED = tuple(f"{name}.{kind}" for name in ("qkv", "ffn_in", "ffn_out", "norm") for kind in ("weight", "bias"))
 _STACKED += ("log_temperature",)
 
@@ -129,7 +139,8 @@ def _multiply(
 ) -> None:
     """One product; `rows` and `out` `[users, candidates, blocks, columns]`, and `out` says how many candidates."""
     users, candidates, blocks, columns = out.shape
-    grid = (-(-columns // _COLUMNS), -(-candidates // _ROWS) * blocks, users)
+    tile = kernel.constants
+    grid = (-(-columns // tile["COLUMNS"]), -(-candidates // tile["ROWS"]) * blocks, users)
     strides = [tensor.stride(axis) for tensor in (rows, out) for axis in (0, 2, 1)]
     runtime.launch(kernel, grid, words, rows, *weights, out, 0, *strides)
 
@@ -140,6 +151,7 @@ def _product(
     pointers = {"words": "*i32", "rows": pointer, "matrix": pointer, "bias": "*fp32", "out": pointer}
     integers = ("first_row", *_STRIDES, "out_user", "out_block", "out_row")
     whole = all(size % 16 == 0 for size in (*shape, sizes.dim))
+    rows, columns, step = _TILE_FP32 if pointer == "*fp32" else _TILE
     return TritonKernel(
         name=name,
         function=product,
@@ -151,9 +163,9 @@ def _product(
             "ACTIVATION": activation,
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
-            "ROWS": _ROWS,
-            "COLUMNS": _COLUMNS,
-            "STEP": _STEP,
+            "ROWS": rows,
+            "COLUMNS": columns,
+            "STEP": step,
         },
         warps=4,
         stages=3,
