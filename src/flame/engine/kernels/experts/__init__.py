@@ -88,7 +88,9 @@ class ExpertHead:
         """From the tensors of an expert head by its own names (`experts_in.weight`, `towers.out.bias`, ...)."""
         packed = _packed({name: tensor.detach().cpu().float() for name, tensor in weights.items()}, self.sizes)
         *matrices, vectors = packed
-        return ExpertWeights(*(matrix.to(device, dtype).contiguous() for matrix in matrices), vectors.to(device))
+        return ExpertWeights._make(
+            [matrix.to(device, dtype).contiguous() for matrix in matrices] + [vectors.to(device)]
+        )
 
     def work(self, users: int, candidates: int, device: torch.device) -> ExpertWork:
         """Memory for launches of up to `candidates` rows per user."""

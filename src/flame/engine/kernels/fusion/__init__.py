@@ -59,7 +59,9 @@ class Fusion:
         """From the tensors of a gated fusion by its own names (`layer.qkv.weight`, `squeeze.bias`, ...)."""
         packed = _packed({name: tensor.detach().cpu().float() for name, tensor in weights.items()}, self.sizes)
         *matrices, vectors = packed
-        return FusionWeights(*(matrix.to(device, dtype).contiguous() for matrix in matrices), vectors.to(device))
+        return FusionWeights._make(
+            [matrix.to(device, dtype).contiguous() for matrix in matrices] + [vectors.to(device)]
+        )
 
     def work(self, users: int, candidates: int, dtype: torch.dtype, device: torch.device) -> FusionWork:
         """Memory for launches of up to `candidates` rows per user."""
@@ -76,7 +78,13 @@ class Fusion:
         runtime.launch(
             self._kernel,
             (-(-candidates // self.sizes.tile), users),
-            *(words, x, work.wide, *weights, first_row, *x.stride()[:3], work.wide.stride(0), work.wide.stride(1)),
+            words,
+            x,
+            work.wide,
+            *weights,
+            first_row,
+            *x.stride()[:3],
+            *work.wide.stride()[:2],
         )
         return work.wide
 

@@ -27,7 +27,8 @@ def fused(sizes: FusionSizes, weights: Mapping[str, Tensor], rows: Tensor, scena
         result = _norm(rows + _feed_forward(attended, own), own)
     wide = result.flatten(1)
     squeezed = torch.relu(wide @ own["squeeze.weight"].T + own["squeeze.bias"])
-    return wide * torch.sigmoid(squeezed @ own["excite.weight"].T + own["excite.bias"])
+    gated: Tensor = wide * torch.sigmoid(squeezed @ own["excite.weight"].T + own["excite.bias"])
+    return gated
 
 
 def _feed_forward(rows: Tensor, own: Mapping[str, Tensor]) -> Tensor:
@@ -39,4 +40,5 @@ def _feed_forward(rows: Tensor, own: Mapping[str, Tensor]) -> Tensor:
 def _norm(rows: Tensor, own: Mapping[str, Tensor]) -> Tensor:
     centred = rows - rows.mean(-1, keepdim=True)
     normal = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return normal * own["norm.weight"][0] + own["norm.bias"][0]
+    out: Tensor = normal * own["norm.weight"][0] + own["norm.bias"][0]
+    return out

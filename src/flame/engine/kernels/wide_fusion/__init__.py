@@ -78,7 +78,7 @@ class WideFusion:
         for name in ("qkv", "ffn_in", "ffn_out", "squeeze", "excite"):
             pairs += [own[f"{name}.weight"].t().to(device, dtype).contiguous(), own[f"{name}.bias"].to(device)]
         norm_vectors = torch.cat([own["norm.weight"], own["norm.bias"]]).to(device)
-        return WideWeights(*pairs, norm_vectors, own["log_temperature"].exp().to(device))
+        return WideWeights._make([*pairs, norm_vectors, own["log_temperature"].exp().to(device)])
 
     def work(self, users: int, candidates: int, dtype: torch.dtype, device: torch.device) -> WideWork:
         """Memory for launches of up to `candidates` rows per user."""
@@ -101,7 +101,8 @@ class WideFusion:
     ) -> Tensor:
         """As `flame.engine.kernels.fusion.Fusion.launch`."""
         users, room, _ = work.wide.shape
-        place = (first_row, *x.stride()[:3], room)
+        user_stride, block_stride, row_stride, _ = x.stride()
+        place = (first_row, user_stride, block_stride, row_stride, room)
         by_block = x[:, :, first_row:].transpose(1, 2)
         _multiply(runtime, self._qkv, words, by_block, (weights.qkv, weights.qkv_bias), work.qkv)
         runtime.launch(
