@@ -169,13 +169,20 @@ class Bed:
     def launch(self, mode: Any = "rank", variant: Variant | None = None, x: Tensor | None = None) -> list[Tensor]:
         """Live candidate rows per user after one launch, `[blocks, count, dim]` each."""
         x = self.x.clone() if x is None else x
-        header = torch.full((self.users, HEADER.words), 1 << 20, dtype=torch.int32)
-        header[:, HEADER.scenario] = torch.tensor(self.scenarios, dtype=torch.int32)
-        header[:, HEADER.candidates] = torch.tensor(self.counts, dtype=torch.int32)
-        header = header.to(self.runtime.device)
+        self.put(mode, variant, x, self.header())
+        return self.live(x)
+
+    def put(self, mode: Any, variant: Variant | None, x: Tensor, header: Tensor) -> None:
+        """One launch, without a look at what it gives."""
         sizes = (self.users, self.events, self.candidates)
         self.stack.launch(mode, x, header, self.states, self.scratch, *sizes, variant)
-        return self.live(x)
+
+    def header(self) -> Tensor:
+        """The packed header; what the kernels should not read is large."""
+        words = torch.full((self.users, HEADER.words), 1 << 20, dtype=torch.int32)
+        words[:, HEADER.scenario] = torch.tensor(self.scenarios, dtype=torch.int32)
+        words[:, HEADER.candidates] = torch.tensor(self.counts, dtype=torch.int32)
+        return words.to(self.runtime.device)
 
     def live(self, x: Tensor) -> list[Tensor]:
         return [x[user, :, self.events : self.events + count].clone() for user, count in enumerate(self.counts)]
@@ -196,6 +203,16 @@ def make_bed(machine: Runtime) -> MakeBed:
 
     def make(lengths: Sequence[Sequence[int]], counts: Sequence[int], **rest: Any) -> Bed:
         return Bed(machine, lengths, counts, **rest)
+
+    return make
+
+
+@pytest.fixture
+def make_gpu_bed(gpu: Compiled) -> MakeBed:
+    """`Bed` on a real GPU."""
+
+    def make(lengths: Sequence[Sequence[int]], counts: Sequence[int], **rest: Any) -> Bed:
+        return Bed(gpu, lengths, counts, **rest)
 
     return make
 

@@ -103,8 +103,8 @@ VARIANTS = (
     Variant("team", 2),
     Variant("team", 3),
     Variant("strip", 1, warps=4, unroll=8, registers=240),
-    Variant("strip", 1, warps=8, unroll=8, registers=240),
     Variant("strip", 1, warps=4, unroll=8, resident=2, registers=232),
+    Variant("strip", 1, warps=8, unroll=8, registers=240),
     Variant("strip", 1, warps=12, unroll=8, registers=160),
     Variant("strip", 2, warps=8, unroll=4, registers=240),
 )
