@@ -21,7 +21,7 @@ from flame.engine.kernels.towers import packed_vectors
 __all__ = ["SPREAD", "WHOLE", "ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
 
 _MIXED_TILE = 16
-_FEW_PROGRAMS = 128
+_FEW_PROGRAMS = 64
 """Launches that would have fewer programs than this spread an expert over several."""
 
 
