@@ -62,7 +62,7 @@ class ClimberProgram:
         tokens = PlainInput if "tokens" in without else FusedInput
         self._input = tokens(spec, precision, runtime, weights, self._layers.ages)
         head = PlainHead if "head" in without else FusedHead
-        self._head = head(spec, precision, runtime, weights)
+        self._head = head(spec, precision, runtime, weights, capability)
 
     def kernels(self) -> Sequence[Kernel]:
         return (*self._input.kernels, *self._layers.kernels, *self._head.kernels)

@@ -14,9 +14,9 @@ from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.inputs import unpack
 from flame.engine.kernels.experts import ExpertHead, ExpertSizes, ExpertWeights, ExpertWork
-from flame.engine.kernels.fusion import Fusion, FusionSizes, FusionWeights, FusionWork
+from flame.engine.kernels.fusion import FusionSizes, FusionWeights, FusionWork
 from flame.engine.kernels.kernel import Kernel, Runtime
-from flame.engine.kernels.wide_fusion import WideFusion, WideWeights, WideWork
+from flame.engine.kernels.wide_fusion import WideWeights, WideWork, fusion_of
 from flame.engine.models import head as models
 from flame.engine.models.gating import GatedFusion
 from flame.engine.spec import ModelSpec
@@ -38,13 +38,17 @@ class FusedHead:
     """Gated fusion, experts, gates, towers and activations as kernels."""
 
     def __init__(
-        self, spec: ModelSpec, precision: Precision, runtime: Runtime, weights: Mapping[str, Tensor] | None
+        self,
+        spec: ModelSpec,
+        precision: Precision,
+        runtime: Runtime,
+        weights: Mapping[str, Tensor] | None,
+        capability: int,
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        sizes = fusion_sizes(spec)
-        self._fusion = (Fusion if sizes.small else WideFusion)(sizes, precision.pointer)
-        self._experts = ExpertHead(expert_sizes(spec), precision.pointer)
+        self._fusion = fusion_of(fusion_sizes(spec), precision.pointer)
+        self._experts = ExpertHead(expert_sizes(spec), precision.pointer, capability)
         self._weights = self._packed(weights) if weights else None
 
     @property
@@ -76,7 +80,12 @@ class PlainHead:
     """The model's own modules in the program's precision."""
 
     def __init__(
-        self, spec: ModelSpec, precision: Precision, runtime: Runtime, weights: Mapping[str, Tensor] | None
+        self,
+        spec: ModelSpec,
+        precision: Precision,
+        runtime: Runtime,
+        weights: Mapping[str, Tensor] | None,
+        capability: int,
     ) -> None:
         self._spec = spec
         self._fusion: GatedFusion | None = None
