@@ -37,7 +37,7 @@ def resources(cubin: Cubin, capability: int) -> Resources:
     if len(found) != 4:
         raise KernelError(f"kernel {cubin.name}: cuobjdump does not say what {cubin.entry} takes, only {text!r}")
     # From 9.0 on the driver keeps a KiB in every block, which is counted here and which no limit includes.
-    static = found["SHARED"] - (_KIB if capability >= 90 else 0)
+    static = max(0, found["SHARED"] - (_KIB if capability >= 90 else 0))
     return Resources(found["REG"], found["STACK"] + found["LOCAL"], cubin.shared + static)
 
 
