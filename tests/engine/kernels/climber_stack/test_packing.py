@@ -1,4 +1,4 @@
-"""Weights in the order of the tensor cores: what a lane of a warp would multiply is the matrix it came from."""
+"""Weights in the order of the tensor cores, and which configuration a launch takes."""
 
 from __future__ import annotations
 
@@ -21,35 +21,23 @@ SIZES = [
 BASE = SIZES[0]
 
 
-def fragment(lane: int) -> list[tuple[int, int]]:
-    """(step of the sum, column) of the eight values in 16 bytes of a lane: two B fragments of m16n8k16."""
-    column, t = divmod(lane, 4)
-    return [(16 * step + 8 * half + 2 * t + e, column) for step in (0, 1) for half in (0, 1) for e in (0, 1)]
-
-
-def test_columns_first_gives_lanes_their_fragments() -> None:
+def test_columns_first_makes_matrices_along_the_sum() -> None:
     matrix = torch.arange(96 * 16, dtype=torch.float32).remainder(251).reshape(1, 96, 16)
-    packed = columns_first(matrix).view(torch.bfloat16).reshape(2, 3, 32, 8)
+    packed = columns_first(matrix).view(torch.bfloat16).reshape(2, 12, 8, 8).float()
     for tile in range(2):
-        for pair in range(3):
-            for lane in range(32):
-                places = fragment(lane)
-                expected = [matrix[0, 32 * pair + step, 8 * tile + column] for step, column in places]
-                assert packed[tile, pair, lane].tolist() == expected
+        for step in range(12):
+            expected = matrix[0, 8 * step : 8 * step + 8, 8 * tile : 8 * tile + 8].T
+            assert torch.equal(packed[tile, step], expected)
 
 
-def test_steps_first_gives_lanes_two_tiles_of_columns() -> None:
+def test_steps_first_makes_matrices_along_the_columns() -> None:
     matrix = torch.arange(48 * 32, dtype=torch.float32).remainder(251).reshape(1, 48, 32)
-    packed = steps_first(matrix).view(torch.bfloat16).reshape(3, 2, 32, 2, 2, 2)
+    packed = steps_first(matrix).view(torch.bfloat16).reshape(3, 4, 2, 8, 8).float()
     for step in range(3):
-        for pair in range(2):
-            for lane in range(32):
-                g, t = divmod(lane, 4)
-                for tile in (0, 1):
-                    for half in (0, 1):
-                        for e in (0, 1):
-                            value = matrix[0, 16 * step + 8 * half + 2 * t + e, 16 * pair + 8 * tile + g]
-                            assert packed[step, pair, lane, tile, half, e] == value
+        for tile in range(4):
+            for half in (0, 1):
+                rows = slice(16 * step + 8 * half, 16 * step + 8 * half + 8)
+                assert torch.equal(packed[step, tile, half], matrix[0, rows, 8 * tile : 8 * tile + 8].T)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes.heads}x32-{sizes.ffn}")

@@ -9,7 +9,7 @@ Weights, keys and values reach a CTA through a ring of shared memory slots that 
              event rows are left
     header   int32 [users, header words]: scenario and candidate count
     states   int64 [users], addresses: int32 [64] header (capacity, then the blocks' lengths), body from byte 256 on:
-             [layers, blocks, heads, capacity / 16] units of 2 KB, keys and values of 16 events as B fragments
+             [layers, blocks, heads, capacity / 8] KB, each keys and values of 8 events as matrices of 8 x 8
 
 `rank` takes events and candidates, `encode` events only and leaves the last layer after its keys and values, `score`
 candidates only, against states that an encode wrote before. A candidate's bits are the same in rank and in encode and

@@ -1,7 +1,7 @@
 """Weights and states in the order in which the tensor cores take them.
 
-A B fragment of mma.m16n8k16 gives lane 4 g + t of a warp column g and, of 16 steps of the sum, 2t, 2t + 1, 2t + 8 and
-2t + 9. Two such fragments make 16 bytes a lane, which it loads at once.
+All are matrices of 8 x 8 bf16, 128 bytes each with rows of 16 bytes: `ldmatrix` makes the operands of `mma` of them, and
+`wgmma` takes them as they are. A matrix of weights has a row for each of 8 columns, and in it 8 steps of the sum.
 """
 
 from __future__ import annotations
@@ -70,29 +70,27 @@ def _pack_ffn(sizes: StackSizes, weights: Mapping[str, Tensor], prefix: str) -> 
 
 
 def columns_first(matrix: Tensor) -> Tensor:
-    """`[blocks, sum, columns]` as bytes: tiles of 8 columns, in each pairs of 16 steps of the sum."""
+    """`[blocks, sum, columns]` as bytes: 8 columns after the other, in each 8 steps of the sum after the other."""
     blocks, length, columns = matrix.shape
-    split = matrix.reshape(blocks, length // 32, 2, 2, 4, 2, columns // 8, 8)
-    return _bf16(split.permute(0, 6, 1, 7, 4, 2, 3, 5))
+    split = matrix.reshape(blocks, length // 8, 8, columns // 8, 8)
+    return _bf16(split.permute(0, 3, 1, 4, 2))
 
 
 def steps_first(matrix: Tensor) -> Tensor:
-    """`[blocks, sum, columns]` as bytes: 16 steps of the sum, in each pairs of tiles of 8 columns."""
+    """`[blocks, sum, columns]` as bytes: 16 steps of the sum after the other, in each 8 columns after the other."""
     blocks, length, columns = matrix.shape
-    split = matrix.reshape(blocks, length // 16, 2, 4, 2, columns // 16, 2, 8)
-    return _bf16(split.permute(0, 1, 5, 7, 3, 6, 2, 4))
+    split = matrix.reshape(blocks, length // 16, 2, 8, columns // 8, 8)
+    return _bf16(split.permute(0, 1, 4, 2, 5, 3))
 
 
 def read_state(sizes: StackSizes, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values in a state (uint8, header included), each bf16 `[layers, blocks, heads, capacity, 32]`."""
     capacity = int(memory[:4].view(torch.int32))
     body = memory[STATE_HEADER_BYTES:][: sizes.state_bytes(capacity)].view(torch.bfloat16)
-    units = body.reshape(sizes.layers, sizes.blocks, sizes.heads, capacity // 16, 2, 512)
-    outer = units.shape[:4]
-    keys = units[..., 0, :].reshape(*outer, 2, 8, 4, 4, 2).permute(0, 1, 2, 3, 4, 5, 7, 6, 8)
-    values = units[..., 1, :].reshape(*outer, 2, 8, 4, 2, 2, 2).permute(0, 1, 2, 3, 8, 6, 9, 4, 7, 5)
-    shape = (*outer[:3], capacity, HEAD_DIM)
-    return keys.reshape(shape), values.reshape(shape)
+    outer = (sizes.layers, sizes.blocks, sizes.heads)
+    matrices = body.reshape(*outer, capacity // 8, 2, HEAD_DIM // 8, 8, 8).transpose(-3, -2)
+    keys, values = (matrices.select(4, part).reshape(*outer, capacity, HEAD_DIM) for part in range(2))
+    return keys, values
 
 
 def _bf16(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ namespace machine {
 constexpr int LANE_COUNT = 32;
 constexpr int STACK = 256 * 1024;
 constexpr int MOST_SHARED = 232448;
+constexpr int MOST_THREADS = 1024;
 
 struct Warp {
   uint64_t arrivals = 0;
@@ -36,7 +37,7 @@ struct Thread {
 struct Block {
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
-  Group groups[2];
+  Group groups[2 + MOST_THREADS / 128];  // of the CTA, of some of its warps, of warpgroups
   ucontext_t scheduler;
   Thread* current = nullptr;
   unsigned grid = 0;

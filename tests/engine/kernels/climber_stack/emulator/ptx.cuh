@@ -107,7 +107,24 @@ inline float quad_max(float v) {
 inline u32 shared_address(const void* p) { return (u32)((const char*)p - machine::shared); }
 inline char* shared_pointer(u32 a) { return machine::shared + (int)a; }
 
-inline uint4 load_l2(const void* p) { uint4 v; memcpy(&v, p, 16); return v; }
+// Lane 8 i + r has the address of row r of matrix i; lane 4 g + t gets columns 2t, 2t + 1 of row g of each, or of its transpose
+template <int COUNT, bool TRANSPOSED> inline void matrices(u32 (&v)[COUNT], const void* row) {
+  const char* rows[32];
+  machine::exchange((const char*)row, rows);
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < COUNT; i++)
+    for (int e = 0; e < 2; e++) {
+      const int r = TRANSPOSED ? 2 * t + e : g, column = TRANSPOSED ? g : 2 * t + e;
+      const u32 distance = shared_address(rows[8 * i + r]);
+      if (distance % 16 || distance >= machine::MOST_SHARED) { fprintf(stderr, "a matrix's row is not in shared memory\n"); abort(); }
+      memcpy((char*)&v[i] + 2 * e, rows[8 * i + r] + 2 * column, 2);
+    }
+}
+inline uint4 load_matrices(const void* row) { u32 v[4]; matrices<4, false>(v, row); return {v[0], v[1], v[2], v[3]}; }
+inline uint4 load_transposed(const void* row) { u32 v[4]; matrices<4, true>(v, row); return {v[0], v[1], v[2], v[3]}; }
+inline uint2 load_two_matrices(const void* row) { u32 v[2]; matrices<2, false>(v, row); return {v[0], v[1]}; }
+
+inline u32 load_l2(const void* p) { u32 v; memcpy(&v, p, 4); return v; }
 inline u32 load_acquire(const u32* p) { machine::yield(); return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 inline void add_release(u32* p, u32 v) { __atomic_add_fetch(p, v, __ATOMIC_RELEASE); }
 inline u32 add(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }

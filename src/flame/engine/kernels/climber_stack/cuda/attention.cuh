@@ -35,35 +35,40 @@ struct Attention {
   }
 };
 
-// A candidate's own key and value; the key is rounded as keys in memory are
-template <int MT>
+// Logits of 16 candidates with their own keys, which are rounded as keys in memory are
+DEVICE void logit_of_itself(float (&logits)[2], const u32 (&q)[2][4], const float (&k)[4][4]) {
+  u32 f[2][4];
+  to_fragments(f, k);
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    float s = 0.f;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const u32 qq = q[j >> 1][(j & 1) * 2 + r], kk = f[j >> 1][(j & 1) * 2 + r];
+      s = __fmaf_rn(low(qq), low(kk), s);
+      s = __fmaf_rn(high(qq), high(kk), s);
+    }
+    logits[r] = quad_sum(s);
+  }
+}
+// A candidate's own key and value
+template <int MT, bool SHARED = true>
 DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
   float k[MT][4][4];
-  project_keys<MT>(k, x, w, lane);
+  project_keys<MT, SHARED>(k, x, w, lane);
   float own[MT][2];
 #pragma unroll
-  for (int m = 0; m < MT; m++) {
-    u32 f[2][4];
-    to_fragments(f, k[m]);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      float s = 0.f;
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const u32 qq = q[m][j >> 1][(j & 1) * 2 + r], kk = f[j >> 1][(j & 1) * 2 + r];
-        s = __fmaf_rn(low(qq), low(kk), s);
-        s = __fmaf_rn(high(qq), high(kk), s);
-      }
-      own[m][r] = quad_sum(s);
-    }
-  }
+  for (int m = 0; m < MT; m++) logit_of_itself(own[m], q[m], k[m]);
   a.shift(own);
-  project_values<MT>(a.out, x, w, lane);
+  project_values<MT, SHARED>(a.out, x, w, lane);
 }
 
 // An event's logit with the first key of its 16 rows. `keys` points at the keys of the head of these rows; they were stored
 // by this CTA, so they are there.
-DEVICE uint4 first_key(const char* keys, int lane) { return load_l2(keys + (lane & 3) * 16); }
+DEVICE uint4 first_key(const char* keys, int lane) {
+  const char* p = keys + (lane & 3) * 4;
+  return make_uint4(load_l2(p), load_l2(p + MATRIX), load_l2(p + 2 * MATRIX), load_l2(p + 3 * MATRIX));
+}
 // All columns of the fragment are the same key, so every lane gets its rows' logits
 DEVICE void logit_of_key(float (&logits)[2], const u32 (&q)[2][4], uint4 key) {
   float s[4] = {0.f, 0.f, 0.f, 0.f};
@@ -111,9 +116,21 @@ DEVICE void add_values(float (&out)[4][4], const u32 (&p)[4], uint4 v0, uint4 v1
   mma(out[3], p, v1.z, v1.w);
 }
 
+// The lane's rows of the matrices of a unit in shared memory: keys by 8 rows; values by 16 rows and 16 columns
+struct Rows {
+  const char *keys, *values;
+  DEVICE Rows(const char* unit, int lane)
+      : keys(unit + lane * 16), values(unit + VALUES + (lane >> 3 & 1) * HALF_UNIT + (lane >> 4) * MATRIX + (lane & 7) * 16) {}
+  DEVICE void next() {
+    keys += UNIT_BYTES;
+    values += UNIT_BYTES;
+  }
+};
+
 template <int MT, bool MASKED>
-DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const uint4* unit, int keys, int lane) {
-  const uint4 k0 = unit[0], k1 = unit[32], v0 = unit[64], v1 = unit[96];
+DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const Rows& unit, int keys, int lane) {
+  const uint4 k0 = load_matrices(unit.keys), k1 = load_matrices(unit.keys + HALF_UNIT);
+  const uint4 v0 = load_transposed(unit.values), v1 = load_transposed(unit.values + 2 * MATRIX);
   u32 p[MT][4];
 #pragma unroll
   for (int m = 0; m < MT; m++) {
@@ -128,16 +145,16 @@ DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const uint4*
 // A full stage of keys and values in shared memory
 template <int MT, int UNROLLED>
 DEVICE void attend(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* kv, int lane) {
-  const uint4* p = reinterpret_cast<const uint4*>(kv) + lane;
+  Rows p(kv, lane);
 #pragma unroll UNROLLED
-  for (int t = 0; t < CHUNK; t++, p += UNIT_BYTES / 16) attend_unit<MT, false>(a, q, p, UNIT, lane);
+  for (int t = 0; t < CHUNK; t++, p.next()) attend_unit<MT, false>(a, q, p, UNIT, lane);
 }
 // The last stage, of which `keys` are live
 template <int MT>
 DEVICE void attend_rest(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* kv, int keys, int lane) {
-  const uint4* p = reinterpret_cast<const uint4*>(kv) + lane;
+  Rows p(kv, lane);
 #pragma unroll 1
-  for (; keys > 0; keys -= UNIT, p += UNIT_BYTES / 16) attend_unit<MT, true>(a, q, p, keys, lane);
+  for (; keys > 0; keys -= UNIT, p.next()) attend_unit<MT, true>(a, q, p, keys, lane);
 }
 
 // Over all keys, with the weight of the own
@@ -164,86 +181,4 @@ DEVICE void add_residual(u32 (&y)[2][4], const float (&out)[4][4], const float (
       const float inverse = (k & 1) ? i1 : i0;
       y[t][k] = pack(__fmaf_rn(c[0], inverse, low(f[t][k])), __fmaf_rn(c[1], inverse, high(f[t][k])));
     }
-}
-
-// What one head of 16 rows takes of memory
-struct HeadOfRows {
-  const uint4* x;       // in shared memory, the lane's first uint4
-  const char* weights;  // the head's, in global memory
-  const char* keys;     // the head's, in global memory
-  int length, head;
-  int unit;             // among the history's 16s, where the rows are events
-  float scale;
-  bool candidates;
-};
-
-struct Unit {
-  uint4 k0, k1, v0, v1;
-  DEVICE void load(const char* p) {
-    k0 = load_l2(p);
-    k1 = load_l2(p + 512);
-    v0 = load_l2(p + 1024);
-    v1 = load_l2(p + 1536);
-  }
-};
-
-// A row under its running maximum `top`; or, where it was good, without one, to the bits it had
-DEVICE void lower(float& top, float& factor, float& s0, float& s1, float& s2, float& s3, bool good) {
-  const float before = top, now = fmaxf(before, quad_max(fmaxf(fmaxf(s0, s1), fmaxf(s2, s3))));
-  factor = good ? 1.f : power_of_two(__fsub_rn(before, now));
-  top = good ? 0.f : now;
-  s0 = __fsub_rn(s0, top);
-  s1 = __fsub_rn(s1, top);
-  s2 = __fsub_rn(s2, top);
-  s3 = __fsub_rn(s3, top);
-}
-
-// y of a head of 16 rows of which some (those not `good`) left the range: they get their maximum, the others the same bits
-// as before. Seldom called, so it keeps out of the way: all it needs comes from memory, keys and values from global memory
-// as the ring has moved on.
-__device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool good0, bool good1) {
-  const int lane = threadIdx.x % LANES;
-  u32 q[1][2][4];
-  Attention<1> a;
-  a.init();
-  {
-    u32 x[1][STEPS][4];
-    get_strip<1>(x, rows.x);
-    make_queries<1>(q, x, rows.weights, rows.scale, lane);
-    if (rows.candidates) attend_itself<1>(a, q, x, rows.weights + QUERY_BYTES, lane);
-  }
-  if (!rows.candidates) {
-    float shift[1][2];
-    logit_of_key(shift[0], q[0], first_key(rows.keys + rows.unit * UNIT_BYTES, lane));
-    a.shift(shift);
-  }
-  // After the shift, a candidate's logit with itself is 0
-  float top[2] = {rows.candidates ? 0.f : NOTHING, rows.candidates ? 0.f : NOTHING};
-  Unit unit, after, far;
-  const char* p = rows.keys + lane * 16;
-  if (rows.length > 0) unit.load(p);
-  if (rows.length > UNIT) after.load(p + UNIT_BYTES);
-#pragma unroll 1
-  for (int left = rows.length; left > 0; left -= UNIT, p += UNIT_BYTES) {
-    if (left > 2 * UNIT) far.load(p + 2 * UNIT_BYTES);
-    float s0[4], s1[4], factor[2];
-    u32 weights[4];
-    logits<true>(s0, s1, q[0], unit.k0, unit.k1, a.start[0], left, lane);
-    lower(top[0], factor[0], s0[0], s0[1], s1[0], s1[1], good0);
-    lower(top[1], factor[1], s0[2], s0[3], s1[2], s1[3], good1);
-#pragma unroll
-    for (int r = 0; r < 2; r++) a.total[0][r] = __fmul_rn(a.total[0][r], factor[r]);
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) a.out[0][j][i] = __fmul_rn(a.out[0][j][i], factor[i >> 1]);
-    weigh(a.total[0], weights, s0, s1);
-    add_values(a.out[0], weights, unit.v0, unit.v1);
-    unit = after;
-    after = far;
-  }
-  float sums[2];
-  sums[0] = __fadd_rn(quad_sum(a.total[0][0]), rows.candidates ? (good0 ? 1.f : power_of_two(-top[0])) : 0.f);
-  sums[1] = __fadd_rn(quad_sum(a.total[0][1]), rows.candidates ? (good1 ? 1.f : power_of_two(-top[1])) : 0.f);
-  add_residual(y, a.out[0], sums, rows.x + 2 * rows.head * LANES);
 }

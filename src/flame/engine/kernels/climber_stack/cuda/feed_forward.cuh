@@ -1,6 +1,6 @@
 // The feed-forward half of a layer: x' = y + norm(relu(y W1 + b1) W2 + b2).
 #pragma once
-#include "rows.cuh"
+#include "projection.cuh"
 
 // 16 hidden columns, as an A fragment of the second product
 template <int MT>
@@ -19,7 +19,7 @@ DEVICE void hidden(u32 (&g)[MT][4], const u32 (&y)[MT][STEPS][4], const char* w,
   for (int k = 0; k < HEADS; k++)
 #pragma unroll
     for (int t = 0; t < 2; t++) {
-      const uint4 v = reinterpret_cast<const uint4*>(w)[(t * HEADS + k) * LANES + lane];
+      const uint4 v = fragments<true>(w + (t * HEADS + k) * (4 * MATRIX), lane);
 #pragma unroll
       for (int m = 0; m < MT; m++) {
         mma(c[m][t], y[m][2 * k], v.x, v.y);

@@ -2,8 +2,16 @@
 #pragma once
 #include "rows.cuh"
 
-// 32 columns: bias first, then the columns of x in order. `w` is in shared or global memory.
-template <int MT>
+// Four matrices, one behind the other, as two B fragments
+template <bool SHARED>
+DEVICE uint4 fragments(const char* from, int lane) {
+  if (SHARED) return load_matrices(from + lane * 16);
+  const u32* p = reinterpret_cast<const u32*>(from) + lane;
+  return make_uint4(p[0], p[MATRIX / 4], p[2 * MATRIX / 4], p[3 * MATRIX / 4]);
+}
+
+// 32 columns: bias first, then the columns of x in order. `w` is in shared or in global memory.
+template <int MT, bool SHARED = true>
 DEVICE void project(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, const char* bias, int lane) {
 #pragma unroll
   for (int j = 0; j < 4; j++) {
@@ -18,7 +26,7 @@ DEVICE void project(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const 
   for (int k = 0; k < HEADS; k++)
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const uint4 v = reinterpret_cast<const uint4*>(w)[(j * HEADS + k) * LANES + lane];
+      const uint4 v = fragments<SHARED>(w + (j * HEADS + k) * (4 * MATRIX), lane);
 #pragma unroll
       for (int m = 0; m < MT; m++) {
         mma(acc[m][j], x[m][2 * k], v.x, v.y);
@@ -28,13 +36,13 @@ DEVICE void project(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const 
 }
 
 // Where a head's parts stand behind its keys' weights
-template <int MT>
+template <int MT, bool SHARED = true>
 DEVICE void project_keys(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
-  project<MT>(acc, x, w, w + 2 * PROJECTION, lane);
+  project<MT, SHARED>(acc, x, w, w + 2 * PROJECTION, lane);
 }
-template <int MT>
+template <int MT, bool SHARED = true>
 DEVICE void project_values(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
-  project<MT>(acc, x, w + PROJECTION, w + 2 * PROJECTION + BIAS, lane);
+  project<MT, SHARED>(acc, x, w + PROJECTION, w + 2 * PROJECTION + BIAS, lane);
 }
 
 // Accumulators of 32 columns as two A fragments
@@ -48,32 +56,30 @@ DEVICE void to_fragments(u32 (&a)[2][4], const float (&c)[4][4]) {
   }
 }
 
-// Keys of 16 rows as B fragments of q k^T, 1 KB: accumulators are in that order already
+// Keys of 16 rows into their unit, and values behind them: a matrix of 8 x 8 is what a warp holds of a column tile
 DEVICE void store_keys(char* to, const float (&c)[4][4], int lane) {
-  uint4* d = reinterpret_cast<uint4*>(to) + lane;
-  d[0] = make_uint4(pack(c[0][0], c[0][1]), pack(c[1][0], c[1][1]), pack(c[2][0], c[2][1]), pack(c[3][0], c[3][1]));
-  d[32] = make_uint4(pack(c[0][2], c[0][3]), pack(c[1][2], c[1][3]), pack(c[2][2], c[2][3]), pack(c[3][2], c[3][3]));
+  u32* first = reinterpret_cast<u32*>(to) + lane;
+  u32* second = reinterpret_cast<u32*>(to + HALF_UNIT) + lane;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    first[j * LANES] = pack(c[j][0], c[j][1]);
+    second[j * LANES] = pack(c[j][2], c[j][3]);
+  }
 }
-// Values of 16 rows as B fragments of p v, 1 KB behind the keys
-DEVICE void store_values(char* to, const float (&c)[4][4], int lane) {
-  uint4* d = reinterpret_cast<uint4*>(to + UNIT_BYTES / 2) + lane;
-  d[0] = make_uint4(transpose(pack(c[0][0], c[0][1])), transpose(pack(c[0][2], c[0][3])),
-                    transpose(pack(c[1][0], c[1][1])), transpose(pack(c[1][2], c[1][3])));
-  d[32] = make_uint4(transpose(pack(c[2][0], c[2][1])), transpose(pack(c[2][2], c[2][3])),
-                     transpose(pack(c[3][0], c[3][1])), transpose(pack(c[3][2], c[3][3])));
-}
+DEVICE void store_values(char* to, const float (&c)[4][4], int lane) { store_keys(to + VALUES, c, lane); }
 
-// Queries times log2(e) / temperature
-template <int MT>
+// Queries times log2(e) / temperature, from their accumulators
+DEVICE void scale_queries(u32 (&q)[2][4], float (&a)[4][4], float scale) {
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[j][i] = __fmul_rn(a[j][i], scale);
+  to_fragments(q, a);
+}
+template <int MT, bool SHARED = true>
 DEVICE void make_queries(u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, float scale, int lane) {
   float a[MT][4][4];
-  project<MT>(a, x, w, w + PROJECTION, lane);
+  project<MT, SHARED>(a, x, w, w + PROJECTION, lane);
 #pragma unroll
-  for (int m = 0; m < MT; m++) {
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) a[m][j][i] = __fmul_rn(a[m][j][i], scale);
-    to_fragments(q[m], a[m]);
-  }
+  for (int m = 0; m < MT; m++) scale_queries(q[m], a[m], scale);
 }

@@ -68,10 +68,37 @@ DEVICE float quad_max(float v) {
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Past the first-level cache, which does not see what other processors wrote
-DEVICE uint4 load_l2(const void* p) {
+// Matrices of 8 x 8 bf16 in shared memory. Lane 8 i + r gives the address of row r of matrix i; lane 4 g + t gets columns
+// 2t and 2t + 1 of row g of each, or of its transpose.
+DEVICE uint4 load_matrices(const void* row) {
   uint4 v;
-  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(row))
+               : "memory");
+  return v;
+}
+DEVICE uint4 load_transposed(const void* row) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(row))
+               : "memory");
+  return v;
+}
+DEVICE uint2 load_two_matrices(const void* row) {
+  uint2 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];"
+               : "=r"(v.x), "=r"(v.y)
+               : "r"(shared_address(row))
+               : "memory");
+  return v;
+}
+
+// Past the first-level cache, which does not see what other processors wrote
+DEVICE u32 load_l2(const void* p) {
+  u32 v;
+  asm volatile("ld.global.cg.u32 %0,[%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
 }
 DEVICE u32 load_acquire(const u32* p) {

@@ -1,4 +1,5 @@
-// What is fixed for a model, from the definitions of the compiler, and how its weights lie in memory.
+// What is fixed for a model, from the definitions of the compiler, and how its weights lie in memory: as matrices of 8 x 8
+// bf16, 128 bytes each with rows of 16 bytes, which is how ldmatrix and wgmma take them.
 //   LAYERS, BLOCKS, HEADS, FFN, HIDDEN (columns of the hidden layer in one stage), SCENARIOS
 //   HEADER_SCENARIO, HEADER_CANDIDATES: words of a user's header
 // and of a configuration: SLOTS of the ring and what the kernels say
@@ -12,7 +13,10 @@ constexpr int COLUMNS = DIM / 8;       // n8 tiles over the columns of x
 constexpr int TILE = STEPS * LANES;    // uint4 of 16 rows of x as A fragments
 constexpr int ROW_WORDS = DIM / 2;     // 32-bit words of a row of x
 
-// One head's queries, then its keys and values: weights as B fragments, bias in fp32
+constexpr int MATRIX = 128;  // bytes
+
+// One head's queries, then its keys and values: weights, bias in fp32. Weights: 8 columns after the other, in each the
+// steps of the sum; a matrix has a row for a column.
 constexpr int PROJECTION = 64 * DIM;
 constexpr int BIAS = 128;
 constexpr int QUERY_BYTES = PROJECTION + BIAS;
@@ -20,6 +24,7 @@ constexpr int KEY_VALUE_BYTES = 2 * QUERY_BYTES;
 constexpr int HEAD_BYTES = QUERY_BYTES + KEY_VALUE_BYTES;
 
 // One stage of the feed-forward net: HIDDEN columns of the first product, the same rows of the second, bias of the first.
+// The second's weights: 16 steps of the sum after the other, in each the columns; matrices as the others'.
 // Behind the last stage: bias of the second product, weight and bias of the norm.
 constexpr int FFN_STAGES = FFN / HIDDEN;
 constexpr int HIDDEN_STEPS = HIDDEN / 16;
@@ -30,9 +35,12 @@ constexpr int NORM_BYTES = 12 * DIM;
 constexpr int FFN_START = HEADS * HEAD_BYTES;
 constexpr int LAYER_BYTES = (FFN_START + (FFN_STAGES - 1) * FFN_STRIDE + FFN_BYTES + NORM_BYTES + 127) / 128 * 128;
 
-// Keys and values of 16 rows of a head (2 KB), of which 8 make a stage
+// Keys and values of 16 rows of a head (2 KB), of which 8 make a stage. Of 8 rows each: four matrices of keys, 8 columns
+// after the other, then four of values; a matrix has a row for a row.
 constexpr int UNIT = 16;
 constexpr int UNIT_BYTES = 2048;
+constexpr int HALF_UNIT = UNIT_BYTES / 2;
+constexpr int VALUES = 4 * MATRIX;  // behind the keys
 constexpr int CHUNK = 8;
 constexpr int STATE_HEADER = 256;
 

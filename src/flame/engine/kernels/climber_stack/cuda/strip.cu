@@ -2,8 +2,8 @@
 //   TILES, WARPS, SLOTS, UNROLL, RESIDENT (CTAs a multiprocessor), REGISTERS (of the warps that compute)
 // A CTA is WARPS warps that compute and four that need few registers: one fills the ring, one tells other CTAs that the
 // keys of a layer are in memory.
-#include "attention.cuh"
 #include "feed_forward.cuh"
+#include "redo.cuh"
 #include "stages.cuh"
 
 constexpr int STRIP = UNIT * TILES;
@@ -190,7 +190,7 @@ struct Strip {
           hidden<TILES>(g16, y, first_weights(w, s), first_bias(w, s), lane);
 #pragma unroll
           for (int j = 0; j < COLUMNS / 2; j++) {
-            const uint4 v = reinterpret_cast<const uint4*>(second_weights(w))[(s * (COLUMNS / 2) + j) * LANES + lane];
+            const uint4 v = fragments<true>(second_weights(w) + (s * (COLUMNS / 2) + j) * (4 * MATRIX), lane);
 #pragma unroll
             for (int m = 0; m < TILES; m++) {
               mma(a[m][2 * j], g16[m], v.x, v.y);

@@ -1,8 +1,8 @@
 // All layers in one launch, for few rows: all warps of a CTA work on the same TILES tiles of 16 rows. A warp has one head of
 // one tile in attention, some of the hidden columns, then one of the n8 tiles of the second product.
 //   TILES, SLOTS
-#include "attention.cuh"
 #include "feed_forward.cuh"
+#include "redo.cuh"
 #include "stages.cuh"
 
 constexpr int WARPS = COLUMNS;
@@ -159,8 +159,8 @@ struct Team {
       const char* w = ring.wait(places[j]);
 #pragma unroll
       for (int s = 0; s < HIDDEN_STEPS; s++) {
-        const int at = ((s * (COLUMNS / 2) + (warp >> 1)) * LANES + lane) * 2 + (warp & 1);
-        const uint2 v = reinterpret_cast<const uint2*>(second_weights(w))[at];
+        const char* matrices = second_weights(w) + (s * COLUMNS + warp) * (2 * MATRIX);
+        const uint2 v = load_two_matrices(matrices + (lane & 15) * 16);
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
           u32 f[4];
