@@ -20,7 +20,7 @@ LENGTHS = ((37, 128), (0, 16), (1, 95), (0, 0))
 COUNTS = (20, 1, 40, 0)
 NAMED = {variant.name: variant for variant in VARIANTS}
 # Of each kernel one with a row tile a warp, and one with several
-EMULATED = ("team-16", "team-48", "strip-64", "strip-256")
+EMULATED = ("team-16", "team-48", "strip-64", "strip-256", "wide-64", "wide-128", "wide-192")
 
 
 def error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

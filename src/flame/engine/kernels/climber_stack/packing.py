@@ -1,6 +1,6 @@
 """Weights and states in the order in which the tensor cores take them.
 
-All are matrices of 8 x 8 bf16, 128 bytes each with rows of 16 bytes: `ldmatrix` makes the operands of `mma` of them, and
+All are matrices of 8 x 8 bf16, 128 bytes each with rows of 16 bytes: `ldmatrix` makes operands of `mma` of them, and
 `wgmma` takes them as they are. A matrix of weights has a row for each of 8 columns, and in it 8 steps of the sum.
 """
 

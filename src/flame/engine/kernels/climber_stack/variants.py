@@ -23,14 +23,14 @@ _MOST_SLOTS = 10
 class Variant:
     """One configuration.
 
-    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `warps` warps has `tiles` of its
-    own. `resident` CTAs fit a multiprocessor, the warps that compute have `registers` registers, and `unroll` times 16
-    keys are in flight.
+    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `owners` warps has `tiles` of its
+    own; "wide": each of `owners` groups of four warps has four. `resident` CTAs fit a multiprocessor, the warps that
+    compute have `registers` registers, and `unroll` times 16 keys are in flight.
     """
 
-    kind: Literal["team", "strip"]
+    kind: Literal["team", "strip", "wide"]
     tiles: int
-    warps: int = 1
+    owners: int = 1
     unroll: int = 4
     resident: int = 1
     registers: int = 0
@@ -38,7 +38,7 @@ class Variant:
     @property
     def rows(self) -> int:
         """Rows of a CTA."""
-        return 16 * self.tiles * self.warps
+        return 16 * self.tiles * self.owners
 
     @property
     def name(self) -> str:
@@ -53,7 +53,8 @@ class Variant:
         return self.slots(sizes) >= (sizes.ffn_stages if self.kind == "team" else 3)
 
     def threads(self, sizes: StackSizes) -> int:
-        return 32 * (sizes.dim // 8 + 1 if self.kind == "team" else self.warps + 4)
+        warps = {"team": sizes.dim // 8 + 1, "strip": self.owners + 4, "wide": 4 * self.owners + 4}
+        return 32 * warps[self.kind]
 
     def shared(self, sizes: StackSizes) -> int:
         """Dynamic shared memory of a CTA, in bytes."""
@@ -72,17 +73,18 @@ class Variant:
         )
 
     def _working_bytes(self, sizes: StackSizes) -> int:
-        """Rows beside the ring: of a strip x; of a team y, the hidden layer in bf16, and the second product in fp32."""
-        if self.kind == "strip":
-            return 2 * self.rows * sizes.dim
-        return self.rows * (2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim)
+        """Rows beside the ring: x, and for "wide" y; of a team y, the hidden layer, and the second product in fp32."""
+        row = {"strip": 2 * sizes.dim, "wide": 4 * sizes.dim, "team": 2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim}
+        return self.rows * row[self.kind]
 
     def _defines(self, sizes: StackSizes) -> dict[str, int]:
-        defines = {"TILES": self.tiles, "SLOTS": self.slots(sizes)}
-        if self.kind == "strip":
-            defines |= {"WARPS": self.warps, "UNROLL": self.unroll}
-            defines |= {"RESIDENT": self.resident, "REGISTERS": self.registers}
-        return defines
+        defines = {"SLOTS": self.slots(sizes)}
+        if self.kind == "team":
+            return defines | {"TILES": self.tiles}
+        defines |= {"RESIDENT": self.resident, "REGISTERS": self.registers}
+        if self.kind == "wide":
+            return defines | {"GROUPS": self.owners, "PIECE": 16 * self.unroll}
+        return defines | {"TILES": self.tiles, "WARPS": self.owners, "UNROLL": self.unroll}
 
 
 def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
@@ -98,17 +100,25 @@ def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
     }
 
 
-VARIANTS = (
+_FEW_ROWS = (
     Variant("team", 1),
     Variant("team", 2),
-    Variant("team", 3),
-    Variant("strip", 1, warps=4, unroll=8, registers=240),
-    Variant("strip", 1, warps=4, unroll=8, resident=2, registers=232),
-    Variant("strip", 1, warps=8, unroll=8, registers=240),
-    Variant("strip", 1, warps=12, unroll=8, registers=160),
-    Variant("strip", 2, warps=8, unroll=4, registers=240),
+    Variant("wide", 4, owners=1, unroll=4, registers=240),
 )
-"""In the order in which rising numbers of rows want them."""
+_MANY_ROWS = Variant("wide", 4, owners=2, unroll=4, registers=240)
+_ONE_ROUND = Variant("wide", 4, owners=3, unroll=2, registers=160)
+VARIANTS = (
+    *_FEW_ROWS,
+    _MANY_ROWS,
+    _ONE_ROUND,
+    Variant("team", 3),
+    Variant("strip", 1, owners=4, unroll=8, registers=240),
+    Variant("strip", 1, owners=4, unroll=8, resident=2, registers=232),
+    Variant("strip", 1, owners=8, unroll=8, registers=240),
+    Variant("strip", 1, owners=12, unroll=8, registers=160),
+    Variant("strip", 2, owners=8, unroll=4, registers=240),
+)
+"""First those that are guesses, in the order in which rising numbers of rows want them."""
 
 
 def possible(sizes: StackSizes, mode: Mode, events: int, processors: int, concurrent: int) -> tuple[Variant, ...]:
@@ -125,9 +135,12 @@ def possible(sizes: StackSizes, mode: Mode, events: int, processors: int, concur
 def choose(
     variants: tuple[Variant, ...], mode: Mode, pairs: int, events: int, candidates: int, processors: int
 ) -> Variant:
-    """The first whose CTAs all run at once, or the one with the most rows; `pairs` is users times blocks."""
+    """The first guess whose CTAs all run at once; else "wide" with 128 rows, which spends the least time on a row.
+
+    `pairs` is users times blocks.
+    """
     rows = (0 if mode == "score" else events) + (0 if mode == "encode" else candidates)
-    for variant in variants:
-        if pairs * -(-rows // variant.rows) <= processors * variant.resident:
+    for variant in (*_FEW_ROWS, _MANY_ROWS, _ONE_ROUND):
+        if variant in variants and pairs * -(-rows // variant.rows) <= processors * variant.resident:
             return variant
-    return variants[-1]
+    return _MANY_ROWS if _MANY_ROWS in variants else variants[-1]

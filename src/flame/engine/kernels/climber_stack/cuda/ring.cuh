@@ -41,4 +41,17 @@ struct Ring {
     bulk_copy(shared_address(data + p.slot * SLOT), from, bytes, full + 8 * p.slot);
     p.next();
   }
+  // A whole chunk: `count` units, and then the first of `units` as often as it takes
+  DEVICE void fill_whole(Position& p, const char* from, int count, const char* first, int units) const {
+    barrier_wait(empty + 8 * p.slot, p.phase ^ 1);
+    barrier_expect(full + 8 * p.slot, CHUNK * UNIT_BYTES);
+    const u32 to = shared_address(data + p.slot * SLOT);
+    bulk_copy(to, from, count * UNIT_BYTES, full + 8 * p.slot);
+#pragma unroll 1
+    for (int more; count < CHUNK; count += more) {
+      more = min(CHUNK - count, units);
+      bulk_copy(to + count * UNIT_BYTES, first, more * UNIT_BYTES, full + 8 * p.slot);
+    }
+    p.next();
+  }
 };

@@ -6,7 +6,9 @@
 #include "ring.cuh"
 #include "tiles.cuh"
 
-template <bool HEADS_TOGETHER>
+// WHOLE_CHUNKS: behind the last keys and values of a history its first are sent again, so that a stage has 128 of which all
+// are numbers.
+template <bool HEADS_TOGETHER, bool WHOLE_CHUNKS = false>
 DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, const Ring& ring) {
   Position p;
   const int units = t.units(), chunks = up(units, CHUNK), head_stride = t.capacity * (UNIT_BYTES / UNIT);
@@ -29,7 +31,12 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
           if (!seen) wait_for_keys(there, wanted);
           seen = true;
-          ring.fill(p, keys + h * head_stride + c * (CHUNK * UNIT_BYTES), min(CHUNK, units - c * CHUNK) * UNIT_BYTES);
+          const char* first = keys + h * head_stride;
+          const int left = min(CHUNK, units - c * CHUNK);
+          if (WHOLE_CHUNKS)
+            ring.fill_whole(p, first + c * (CHUNK * UNIT_BYTES), left, first, units);
+          else
+            ring.fill(p, first + c * (CHUNK * UNIT_BYTES), left * UNIT_BYTES);
         }
     }
     for (int j = 0; j < FFN_STAGES; j++)

@@ -1,0 +1,287 @@
+// All layers in one launch, for many rows: every warpgroup (four warps) owns a strip of 64 rows from the first layer to the
+// last, its products are those of a warpgroup.
+//   GROUPS, SLOTS, PIECE (keys whose logits are made together), RESIDENT (CTAs a multiprocessor), REGISTERS (of the warps
+//   that compute)
+// A CTA is GROUPS warpgroups that compute and one that needs few registers: one of its warps fills the ring, one tells other
+// CTAs that the keys of a layer are in memory. Within a strip all four warps go the same way, live rows or not; a warp by
+// itself has 16 of the rows.
+#include "redo.cuh"
+#include "stages.cuh"
+#include "wide_feed_forward.cuh"
+
+constexpr int GROUP_WARPS = 4;
+constexpr int STRIP = GROUP_WARPS * UNIT;
+constexpr bool SHORT_OF_REGISTERS = GROUPS > 2;
+
+// One warp's 16 rows of a strip
+struct Wide {
+  const Launch& g;
+  const Tile& t;
+  const Ring& ring;
+  uint4 *x, *y;   // the lane's first uint4; a lane reads only what it wrote. A head's part of y holds its queries first
+  u32 published;  // barrier
+  int index, warp, lane;  // the strip, the warp in it
+  bool history, live, queries_first;
+  Position place;
+
+  DEVICE void next() {
+    ring.release(place, lane);
+    place.next();
+  }
+  DEVICE void skip(int stages) {
+#pragma unroll 1
+    for (int i = 0; i < stages; i++) {
+      ring.wait(place);
+      next();
+    }
+  }
+  DEVICE int unit() const { return index * GROUP_WARPS + warp; }
+  DEVICE uint4* part(uint4* rows, int h) const { return rows + 2 * h * LANES; }
+  DEVICE void put_part(int h, const u32 (&f)[2][4]) const {
+    put(part(y, h), f[0]);
+    put(part(y, h) + LANES, f[1]);
+  }
+
+  DEVICE void load() {
+    int rows;
+    const char* from = strip_rows(g, t, index, STRIP, rows);
+    u32 f[STEPS][4];
+    load_rows(f, from, UNIT * warp, live ? rows : 0, lane);
+    put_rows(x, f);
+  }
+  DEVICE void store() {
+    int rows;
+    char* to = strip_rows(g, t, index, STRIP, rows);
+    u32 f[STEPS][4];
+    get_rows(f, x);
+    store_rows(to, f, UNIT * warp, rows, lane);
+  }
+
+  DEVICE void store_unit(int layer, int h, const float (&a)[8][4]) {
+    char* to = t.keys(layer, h) + unit() * UNIT_BYTES;
+    float half[4][4];
+    half_of_columns(half, a, 0);
+    store_keys(to, half, lane);
+    half_of_columns(half, a, 1);
+    store_values(to, half, lane);
+  }
+  // Keys and values of a layer, into the state: all heads' products at once, or one head's after the other's
+  DEVICE void publish_together(int layer) {
+    u32 f[STEPS][4];
+    float a[HEADS][8][4];
+    const char* w[HEADS];
+    Position done = place;
+    get_rows(f, x);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++, place.next()) {
+      w[h] = ring.wait(place);
+      start_from(a[h], w[h] + 2 * PROJECTION, lane);
+    }
+    wgmma_fence();
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) issue_columns(a[h], f, w[h]);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++, done.next()) {
+      wait_but(HEADS - 1 - h);
+      hold(a[h]);
+      ring.release(done, lane);
+      store_unit(layer, h, a[h]);
+    }
+  }
+  DEVICE void publish_singly(int layer) {
+    u32 f[STEPS][4];
+    get_rows(f, x);
+#pragma unroll 1
+    for (int h = 0; h < HEADS; h++) {
+      const char* w = ring.wait(place);
+      float a[8][4];
+      start_from(a, w + 2 * PROJECTION, lane);
+      wgmma_fence();
+      issue_columns(a, f, w);
+      wgmma_wait<0>();
+      hold(a);
+      next();
+      store_unit(layer, h, a);
+    }
+  }
+  DEVICE void publish(int layer) {
+    if (!history)
+      skip(HEADS);
+    else if (SHORT_OF_REGISTERS)
+      publish_singly(layer);
+    else
+      publish_together(layer);
+    fence_bulk();
+    __syncwarp();
+    if (lane == 0) barrier_arrive(published);
+  }
+
+  // A candidate reads something as well, and has no use for it
+  DEVICE uint4 key_of_unit(int layer, int h) const {
+    return first_key(history ? t.keys(layer, h) + unit() * UNIT_BYTES : g.weights, lane);
+  }
+  // Queries of all heads into y, with the shifts of their logits: rows are events
+  DEVICE void queries_of_events(float (&shifts)[HEADS][2], int layer, float scale) {
+    u32 f[STEPS][4];
+    float a[HEADS][4][4];
+    const char* w[HEADS];
+    uint4 first[HEADS];
+    Position done = place;
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) first[h] = key_of_unit(layer, h);
+    get_rows(f, x);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++, place.next()) {
+      w[h] = ring.wait(place);
+      start_from(a[h], w[h] + PROJECTION, lane);
+    }
+    wgmma_fence();
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) issue_columns(a[h], f, w[h]);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++, done.next()) {
+      wait_but(HEADS - 1 - h);
+      hold(a[h]);
+      ring.release(done, lane);
+      u32 q[2][4];
+      scale_queries(q, a[h], scale);
+      logit_of_key(shifts[h], q, first[h]);
+      put_part(h, q);
+    }
+  }
+  // One head's queries with the own keys and values; events make those in vain, as all strips of a CTA have these weights
+  DEVICE void queries_with_own(u32 (&q)[2][4], Attention<1>& a, int layer, int h, float scale) {
+    const uint4 first = key_of_unit(layer, h);
+    const char* w = ring.wait(place);
+    u32 f[STEPS][4];
+    float queries[4][4], own[8][4], half[4][4], logits[1][2], from_first[2];
+    get_rows(f, x);
+    start_from(queries, w + PROJECTION, lane);
+    start_from(own, w + QUERY_BYTES + 2 * PROJECTION, lane);
+    wgmma_fence();
+    issue_columns(queries, f, w);
+    issue_columns(own, f, w + QUERY_BYTES);
+    wgmma_wait<0>();
+    hold(queries);
+    hold(own);
+    next();
+    scale_queries(q, queries, scale);
+    half_of_columns(half, own, 0);
+    logit_of_itself(logits[0], q, half);
+    logit_of_key(from_first, q, first);
+#pragma unroll
+    for (int r = 0; r < 2; r++) logits[0][r] = history ? from_first[r] : logits[0][r];
+    a.shift(logits);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) a.out[0][j][i] = history ? 0.f : own[4 + j][i];
+  }
+
+  // Columns of one head: y = attention + x, once more where rows left the range
+  DEVICE void finish_head(const Attention<1>& a, int layer, int h, float scale) {
+    float sums[1][2];
+    u32 f[2][4];
+    row_totals<1>(sums, a, history ? 0.f : 1.f);
+    add_residual(f, a.out[0], sums[0], part(x, h));
+    const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
+    if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
+      const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + h * HEAD_BYTES;
+      const HeadOfRows rows{x, w, t.keys(layer, h), t.length, h, unit(), scale, !history};
+      redo(f, rows, good0, good1);
+    }
+    put_part(h, f);
+  }
+  DEVICE void attention(int layer, float scale) {
+    float shifts[HEADS][2];
+    if (queries_first) queries_of_events(shifts, layer, scale);
+#pragma unroll 1
+    for (int h = 0; h < HEADS; h++) {
+      Attention<1> a;
+      u32 q[2][4];
+      a.init();
+      if (queries_first) {
+        float shift[1][2] = {{shifts[0][0], shifts[0][1]}};
+#pragma unroll
+        for (int i = 1; i < HEADS; i++)
+#pragma unroll
+          for (int r = 0; r < 2; r++) shift[0][r] = h == i ? shifts[i][r] : shift[0][r];
+        a.shift(shift);
+        get(q[0], part(y, h));
+        get(q[1], part(y, h) + LANES);
+      } else {
+        queries_with_own(q, a, layer, h, scale);
+      }
+      if (t.length > 0) attend_wide(a, q, ring, place, t.length, lane);
+      finish_head(a, layer, h, scale);
+    }
+  }
+
+  DEVICE void feed_forward() {
+    float a[COLUMNS][4];
+    u32 f[STEPS][4], before[STEPS][4];
+    get_rows(before, y);
+    if (SHORT_OF_REGISTERS || FFN_STAGES > 8)
+      single_stages(a, before, ring, place, lane);
+    else
+      overlapped_stages(a, before, ring, place, lane);
+    add_norm(f, before, a, norm_parameters(ring.at(place)), lane);
+    put_rows(x, f);
+    next();
+  }
+
+  DEVICE void run() {
+    load();
+#pragma unroll 1
+    for (int layer = 0; layer < LAYERS; layer++) {
+      const bool last = layer == LAYERS - 1;
+      const float scale = scale_of(g, t, layer);  // on its way while keys are made
+      if (t.any_history) publish(layer);
+      if (last && !t.any_candidates) break;
+      if (live && !(history && last)) {
+        attention(layer, scale);
+        feed_forward();
+      } else {
+        skip(HEADS * (1 + up(t.length, CHUNK * UNIT)) + FFN_STAGES);
+      }
+    }
+    if (live && !history) store();
+  }
+};
+
+extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES, RESIDENT)
+    climber_wide(const __grid_constant__ Launch g) {
+  DYNAMIC_SHARED(memory);
+  __shared__ Strips strips;
+  __shared__ Tile t;
+  __shared__ __align__(8) u64 barriers[2 * SLOTS + 1];
+  constexpr int WARPS = GROUPS * GROUP_WARPS;
+  const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
+  const u32 published = shared_address(barriers + 2 * SLOTS);
+  if (threadIdx.x == 0) {
+    ring.init(WARPS);
+    barrier_init(published, WARPS);
+  }
+  take_tile<STRIP, GROUPS>(g, strips, t);
+  if (t.any()) {
+    const bool queries_first = !t.any_candidates;
+    if (warp >= WARPS) {
+      lower_registers<24>();
+      if (warp == WARPS && lane == 0) send_stages<false, true>(g, t, queries_first, ring);
+      if (warp == WARPS + 1 && lane == 0 && t.any_history)
+        for (int layer = 0; layer < LAYERS; layer++) {
+          barrier_wait(published, layer & 1);
+          add_release(counter(g, t, layer), min(GROUPS, t.history - t.first));
+        }
+    } else {
+      raise_registers<REGISTERS>();
+      const int index = t.first + warp / GROUP_WARPS;
+      uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + 2 * warp * TILE + lane;
+      const bool history = index < t.history, live = index < t.end;
+      Wide wide{g, t, ring, x, x + TILE, published, index, warp % GROUP_WARPS, lane, history, live, queries_first};
+      wide.run();
+    }
+  }
+  leave(g, strips);
+}

@@ -1,0 +1,126 @@
+// The products of 64 rows of a warpgroup: projections, and attention to a head's keys in pieces of PIECE keys, of which the
+// next piece's logits are under way while this one's weights are made, and the last one's values after it.
+#pragma once
+#include "attention.cuh"
+#include "wgmma.cuh"
+
+constexpr int PIECES = CHUNK * UNIT / PIECE;
+constexpr int PIECE_BYTES = PIECE / UNIT * UNIT_BYTES;
+constexpr int PIECE_TILES = PIECE / 8;
+constexpr int PIECE_UNITS = PIECE / UNIT;
+static_assert(PIECES % 2 == 0, "two pieces take turns");
+
+// `bias` of the columns, as accumulators start
+template <int TILES_OF_8>
+DEVICE void start_from(float (&c)[TILES_OF_8][4], const char* bias, int lane) {
+#pragma unroll
+  for (int j = 0; j < TILES_OF_8; j++) {
+    const float2 b = reinterpret_cast<const float2*>(bias + j * 32)[lane & 3];
+    c[j][0] = c[j][2] = b.x;
+    c[j][1] = c[j][3] = b.y;
+  }
+  hold(c);
+}
+// A group of products: columns of x W, W with all steps of the sum by 8 columns
+template <int TILES_OF_8>
+DEVICE void issue_columns(float (&c)[TILES_OF_8][4], const u32 (&x)[STEPS][4], const char* w) {
+  const Matrices b(w, MATRIX, STEPS * 2 * MATRIX);
+#pragma unroll
+  for (int k = 0; k < STEPS; k++) wgmma(c, x[k], b + k * 2 * MATRIX);
+  wgmma_commit();
+}
+// All but the last `count` groups are done; `count` is known when this is compiled
+DEVICE void wait_but(int count) {
+  if (count == 0) wgmma_wait<0>();
+  if (count == 1) wgmma_wait<1>();
+  if (count == 2) wgmma_wait<2>();
+}
+// The first or the second half of the columns of keys and values
+DEVICE void half_of_columns(float (&half)[4][4], const float (&c)[8][4], int which) {
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) half[j][i] = c[4 * which + j][i];
+}
+
+// Logits of a piece minus the shift, as a group
+DEVICE void issue_logits(float (&s)[PIECE_TILES][4], const u32 (&q)[2][4], const float (&start)[4], const char* keys) {
+#pragma unroll
+  for (int j = 0; j < PIECE_TILES; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[j][i] = start[i];
+  hold(s);
+  const Matrices b(keys, MATRIX, HALF_UNIT);
+  wgmma_fence();
+  wgmma(s, q[0], b);
+  wgmma(s, q[1], b + 2 * MATRIX);
+  wgmma_commit();
+}
+// Those from `keys` on are nothing
+DEVICE void mask(float (&s)[PIECE_TILES][4], int keys, int lane) {
+  const int key = 2 * (lane & 3);
+#pragma unroll
+  for (int j = 0; j < PIECE_TILES; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[j][i] = 8 * j + key + (i & 1) < keys ? s[j][i] : NOTHING;
+}
+DEVICE void weigh_piece(float (&total)[2], u32 (&p)[PIECE_UNITS][4], float (&s)[PIECE_TILES][4]) {
+#pragma unroll
+  for (int t = 0; t < PIECE_UNITS; t++) weigh(total, p[t], s[2 * t], s[2 * t + 1]);
+}
+DEVICE void issue_values(float (&out)[4][4], const u32 (&p)[PIECE_UNITS][4], const char* values) {
+  const Matrices b(values, HALF_UNIT, MATRIX);
+  wgmma_fence();
+#pragma unroll
+  for (int t = 0; t < PIECE_UNITS; t++) wgmma_transposed(out, p[t], b + t * UNIT_BYTES);
+  wgmma_commit();
+}
+
+// Two pieces in turn
+struct Pieces {
+  float s[2][PIECE_TILES][4];
+  u32 p[2][PIECE_UNITS][4];
+};
+
+// One stage of keys. At its start the logits of its first piece are there, and the products with the values of the piece
+// before may be under way; at its end the same holds for the next stage.
+template <bool LAST>
+DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const u32 (&q)[2][4], const Ring& ring, Position& place, int left, bool first,
+                         int lane) {
+  const char* kv = ring.at(place);
+  Position before = place;
+  place.next();
+#pragma unroll
+  for (int i = 0; i < PIECES; i++) {
+    if (i + 1 < PIECES)
+      issue_logits(pieces.s[(i + 1) & 1], q, a.start[0], kv + (i + 1) * PIECE_BYTES);
+    else if (!LAST)
+      issue_logits(pieces.s[0], q, a.start[0], ring.wait(place));
+    hold(pieces.s[i & 1]);
+    if (LAST) mask(pieces.s[i & 1], left - i * PIECE, lane);
+    weigh_piece(a.total[0], pieces.p[i & 1], pieces.s[i & 1]);
+    issue_values(a.out[0], pieces.p[i & 1], kv + i * PIECE_BYTES + VALUES);
+    if (LAST && i == PIECES - 1)
+      wgmma_wait<0>();
+    else
+      wgmma_wait<1>();
+    if (i == 0 && !first) {
+      before.slot = before.slot == 0 ? SLOTS - 1 : before.slot - 1;
+      ring.release(before, lane);
+    }
+  }
+}
+
+// All keys of the history; `length` is not 0
+DEVICE void attend_wide(Attention<1>& a, const u32 (&q)[2][4], const Ring& ring, Position& place, int length, int lane) {
+  Pieces pieces;
+  issue_logits(pieces.s[0], q, a.start[0], ring.wait(place));
+  wgmma_wait<0>();
+  const int chunks = up(length, CHUNK * UNIT);
+#pragma unroll 1
+  for (int c = 0; c < chunks - 1; c++) attend_chunk<false>(a, pieces, q, ring, place, 0, c == 0, lane);
+  Position last = place;
+  attend_chunk<true>(a, pieces, q, ring, place, length - (chunks - 1) * CHUNK * UNIT, chunks == 1, lane);
+  ring.release(last, lane);
+  hold(a.out[0]);
+}
