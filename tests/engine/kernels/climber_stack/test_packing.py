@@ -78,5 +78,6 @@ def test_small_launches_take_few_rows_a_cta_and_large_ones_many() -> None:
         variants = possible(BASE, "rank", events, 132, 4)
         return choose(variants, "rank", 2 * users, events, candidates, 132).name
 
-    assert [name(users, 256, 128) for users in (1, 8, 32)] == ["team-16", "team-48", "strip-192"]
-    assert [name(users, 512, 512) for users in (1, 32)] == ["team-16", "strip-256"]
+    assert [name(users, 256, 128) for users in (1, 8, 32)] == ["team-16", "wide-64", "wide-192"]
+    assert [name(users, 512, 512) for users in (1, 8, 32)] == ["team-16", "wide-128", "wide-128"]
+    assert name(4, 256, 128) == "team-32"

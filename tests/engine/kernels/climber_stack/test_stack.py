@@ -53,7 +53,7 @@ def test_every_variant_gives_the_same_bits(make_bed: MakeBed) -> None:
         assert same(bed.launch("rank", variant), first), variant.name
 
 
-@pytest.mark.parametrize(("before", "after"), [("team-16", "strip-256"), ("strip-256", "team-48")])
+@pytest.mark.parametrize(("before", "after"), [("team-16", "strip-256"), ("strip-256", "wide-128"), ("wide-192", "team-48")])
 def test_two_steps_give_the_bits_of_one(make_bed: MakeBed, before: str, after: str) -> None:
     bed = make_bed(LENGTHS, COUNTS, capacity=384)
     ranked = bed.launch("rank", NAMED[before])
@@ -63,9 +63,10 @@ def test_two_steps_give_the_bits_of_one(make_bed: MakeBed, before: str, after: s
     assert same(bed.launch("score", NAMED[after]), ranked)
 
 
-def test_states_hold_the_keys_and_values_of_the_reference(make_bed: MakeBed) -> None:
+@pytest.mark.parametrize("name", ["team-16", "wide-64"])
+def test_states_hold_the_keys_and_values_of_the_reference(make_bed: MakeBed, name: str) -> None:
     bed = make_bed(LENGTHS, COUNTS)
-    bed.launch("encode")
+    bed.launch("encode", NAMED[name])
     keys, values = read_state(bed.sizes, bed.memory[2].view(torch.uint8))
     for block, length in enumerate(LENGTHS[2]):
         history = encode(bed.sizes, bed.weights, bed.x[2, block, :length].float(), block, bed.scenarios[2])
@@ -108,8 +109,21 @@ def test_large_logits_are_no_worse_than_in_eager_bf16(make_bed: MakeBed, scale: 
     assert all(rows.isfinite().all() for rows in first)
     eager = typical_error(bed.expected(torch.bfloat16), expected)
     assert typical_error(first, expected) < 1.5 * eager + 4e-3
-    bed.new_states()
-    assert same(bed.launch("rank", NAMED["strip-256"]), first)
+    for other in ("strip-256", "wide-128", "wide-192"):
+        bed.new_states()
+        assert same(bed.launch("rank", NAMED[other]), first), other
+
+
+@pytest.mark.parametrize("length", [1, 16, 63, 65, 127, 129, 192, 250, 256])
+def test_any_length_of_history_in_whole_and_half_pieces(make_bed: MakeBed, length: int) -> None:
+    """States of 16 rows a strip, so that what is behind them is NaN, and of 64 rows a strip."""
+    bed = make_bed(((length, 256 - length),), (9,), events=256)
+    first = bed.launch("rank", NAMED["team-16"])
+    assert error(first, bed.expected()) < 8e-3
+    assert same(bed.launch("score", NAMED["wide-64"]), first)
+    for other in ("wide-128", "wide-192"):
+        bed.new_states()
+        assert same(bed.launch("rank", NAMED[other]), first), other
 
 
 @pytest.mark.parametrize("slot", [5, 100])
@@ -122,8 +136,9 @@ def test_one_key_far_above_all_others(make_bed: MakeBed, slot: int) -> None:
     assert all(rows.isfinite().all() for rows in first)
     eager = typical_error(bed.expected(torch.bfloat16), expected)
     assert typical_error(first, expected) < 1.5 * eager + 4e-3
-    bed.new_states()
-    assert same(bed.launch("rank", NAMED["strip-256"]), first)
+    for other in ("strip-256", "wide-64", "wide-192"):
+        bed.new_states()
+        assert same(bed.launch("rank", NAMED[other]), first), other
     bed.x[1, 0, 128:] = bed.x[1, 1, 128:] = bed.x[1, 1, 128:].roll(3, 0)
     bed.x[1, :, 128 + 33 :] = float("nan")
     bed.x[1, :, 128:131] = 0.5
@@ -143,12 +158,13 @@ def test_scratch_serves_launch_after_launch(make_bed: MakeBed) -> None:
     assert error(bed.launch(), bed.expected()) < 8e-3
 
 
-@pytest.mark.parametrize(("heads", "ffn"), [(1, 64), (2, 256)])
+@pytest.mark.parametrize(("heads", "ffn"), [(1, 64), (2, 256), (1, 80)])
 def test_other_sizes(make_bed: MakeBed, heads: int, ffn: int) -> None:
     sizes = StackSizes(layers=2, blocks=1, heads=heads, dim=32 * heads, ffn=ffn, scenarios=1)
     bed = make_bed(((21,), (128,)), (17, 33), sizes=sizes)
     expected = bed.expected()
     first = bed.launch("rank", VARIANTS[0])
     assert error(first, expected) < 8e-3
-    bed.new_states()
-    assert same(bed.launch("rank", NAMED["strip-256"]), first)
+    for other in ("strip-256", "wide-128", "wide-192"):
+        bed.new_states()
+        assert same(bed.launch("rank", NAMED[other]), first), other
