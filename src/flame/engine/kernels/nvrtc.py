@@ -20,6 +20,11 @@ def compile_cuda(kernel: CudaKernel, capability: int) -> Cubin:
 
     Raises `KernelError` with the compiler's log. The source sees the files beside it as `#include "NAME"`.
     """
+    return compile_with_log(kernel, capability)[0]
+
+
+def compile_with_log(kernel: CudaKernel, capability: int) -> tuple[Cubin, str]:
+    """The same, and what the compiler said though it compiled: warnings, and optimizations that it had to leave out."""
     with _program(kernel) as program:
         flags = [flag.encode() for flag in (*_FLAGS, f"--gpu-architecture={architecture(capability)}")]
         flags += [f"--define-macro={name}={value}".encode() for name, value in kernel.defines.items()]
@@ -27,7 +32,8 @@ def compile_cuda(kernel: CudaKernel, capability: int) -> Cubin:
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise KernelError(f"kernel {kernel.name} does not compile ({status.name}):\n{_log(program)}")
         code = _text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
-    return Cubin(
+        log = _log(program)
+    cubin = Cubin(
         name=kernel.name,
         entry=kernel.entry,
         code=code,
@@ -35,6 +41,7 @@ def compile_cuda(kernel: CudaKernel, capability: int) -> Cubin:
         shared=kernel.shared,
         signature=tuple(kernel.signature.values()),
     )
+    return cubin, log
 
 
 def architecture(capability: int) -> str:

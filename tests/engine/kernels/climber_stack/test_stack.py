@@ -53,7 +53,9 @@ def test_every_variant_gives_the_same_bits(make_bed: MakeBed) -> None:
         assert same(bed.launch("rank", variant), first), variant.name
 
 
-@pytest.mark.parametrize(("before", "after"), [("team-16", "strip-256"), ("strip-256", "wide-128"), ("wide-192", "team-48")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("team-16", "strip-256"), ("strip-256", "wide-128"), ("wide-192", "team-48")]
+)
 def test_two_steps_give_the_bits_of_one(make_bed: MakeBed, before: str, after: str) -> None:
     bed = make_bed(LENGTHS, COUNTS, capacity=384)
     ranked = bed.launch("rank", NAMED[before])

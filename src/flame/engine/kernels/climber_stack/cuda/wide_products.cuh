@@ -2,6 +2,7 @@
 // next piece's logits are under way while this one's weights are made, and the last one's values after it.
 #pragma once
 #include "attention.cuh"
+#include "stages.cuh"
 #include "wgmma.cuh"
 
 constexpr int PIECES = CHUNK * UNIT / PIECE;
