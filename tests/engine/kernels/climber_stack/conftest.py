@@ -208,6 +208,18 @@ def make_bed(machine: Runtime) -> MakeBed:
 
 
 @pytest.fixture
+def make_fresh_bed(emulator: Emulator, tmp_path: Path) -> MakeBed:
+    """`Bed` on an emulated GPU that has no kernels yet, so that it builds those of the moment."""
+    (tmp_path / "emulator").mkdir()
+    fresh = type(emulator)(tmp_path / "emulator")
+
+    def make(lengths: Sequence[Sequence[int]], counts: Sequence[int], **rest: Any) -> Bed:
+        return Bed(fresh, lengths, counts, **rest)
+
+    return make
+
+
+@pytest.fixture
 def make_gpu_bed(gpu: Compiled) -> MakeBed:
     """`Bed` on a real GPU."""
 
