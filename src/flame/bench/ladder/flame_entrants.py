@@ -88,7 +88,6 @@ class Engines:
             precision=_PRECISION.get(variant, "bf16"),
             without=_WITHOUT.get(variant, ()),
             artifact=str(self._folder / variant),
-            validate="off",
         )
 
 
