@@ -88,6 +88,7 @@ class Engines:
             precision=_PRECISION.get(variant, "bf16"),
             without=_WITHOUT.get(variant, ()),
             artifact=str(self._folder / variant),
+            validate="off",
         )
 
 
