@@ -62,6 +62,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fusions of the `fused` backend to leave out, for comparison: stack, feed-forward, tokens, head, graph."""
     artifact: str = ""
     """Folder of the built artifact; empty: a folder of the user's cache directory named by the fingerprint."""
+    validate: Literal["build", "off"] = "build"
+    """`build`: a new engine serves only after its scores agreed with the oracle's; `off`: nothing is compared."""
     allow_code: bool = False
     """Whether a model package may bring a Python module, which runs with the rights of the server."""
 

@@ -26,6 +26,7 @@ FlameError
 │   ├── PackageError           a model folder with a wrong, missing or extra part
 │   ├── BackendUnavailable     a backend that this machine or installation cannot run
 │   ├── ArtifactMismatch       a built artifact that does not fit this model or machine
+│   ├── ValidationFailed       an engine whose scores are not the oracle's
 │   └── ExecutionError         a launch failed
 └── ConfigError                a setting that is unknown or has an impossible value
 """
@@ -213,6 +214,12 @@ class ArtifactMismatch(EngineError):
     """A built artifact that does not fit this model or machine."""
 
     kind = "artifact_mismatch"
+
+
+class ValidationFailed(EngineError):
+    """An engine whose scores are not the oracle's, and which therefore does not serve."""
+
+    kind = "validation_failed"
 
 
 class ExecutionError(EngineError):

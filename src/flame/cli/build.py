@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from flame.cli import options
 
 if TYPE_CHECKING:
+    from flame.engine.artifact import Validation
     from flame.engine.backends.base import Engine
 
 TEXT = """\
-Builds the engine of a model for this machine and measures what each profile costs. The artifact is kept under its
-fingerprint (weights, spec, precision, backend, versions, machine); `flame serve` with the same settings finds it there.
+Builds the engine of a model for this machine, measures what each profile costs, and compares it with the eager fp32
+oracle on a few random requests (engine.validate). The artifact is kept under its fingerprint (weights, spec, precision,
+backend, versions, machine); `flame serve` with the same settings finds it there.
 """
 
 EXAMPLES = """
@@ -22,6 +24,8 @@ flame build preset:flame-base --backend compiled --output engine/
 flame build MODEL_DIR --force --json
 flame serve MODEL_DIR --set engine.artifact=engine/
 """
+
+_VALIDATED = "validated   {requests} requests agree with {oracle}: rms {rms_relative:.1e}, isolation {isolation:.1e}"
 
 
 def add(commands: Any) -> None:
@@ -39,23 +43,23 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Builds and prints fingerprint, profiles and costs."""
+    """Builds and prints fingerprint, validation, profiles and costs."""
     config = options.configure(
         args, engine__backend=args.backend, engine__precision=args.precision, engine__artifact=args.output
     )
 
     from flame.bench.progress import bar
-    from flame.engine.build import build, locate
+    from flame.engine.build import build_artifact
     from flame.engine.package import load
     from flame.orchestrator.profiles import default_profiles
     from flame.ranker import launch_threads
 
     package = load(args.model, allow_code=config.engine.allow_code)
     profiles = default_profiles(package.spec, config.orchestrator)
-    folder, fingerprint = locate(package, config.engine, profiles)
     threads = launch_threads(config)
     with bar() as show:
-        engine = build(package, config.engine, profiles, threads=threads, force=args.force, progress=show)
+        built = build_artifact(package, config.engine, profiles, threads=threads, force=args.force, progress=show)
+    engine = built.engine
     content = {
         "model": engine.spec.name,
         "version": engine.spec.version,
@@ -64,8 +68,9 @@ def run(args: Namespace) -> int:
         "precision": engine.precision,
         "threads": threads,
         "weights": package.fingerprint,
-        "fingerprint": fingerprint,
-        "artifact": str(folder),
+        "fingerprint": built.fingerprint,
+        "artifact": str(built.folder),
+        "validations": [_validation(one) for one in built.validations],
         "profiles": _profiles(engine),
     }
     engine.close()
@@ -82,8 +87,21 @@ def _profiles(engine: Engine) -> list[dict[str, Any]]:
     ]
 
 
+def _validation(validation: Validation) -> dict[str, Any]:
+    """What was compared, and the worst of what was found, in standard deviations of the oracle's scores."""
+    report = validation.report
+    return {
+        "profiles": validation.profiles,
+        **{name: report[name] for name in ("oracle", "seed", "requests", "pairs")},
+        "rms_relative": max(task["rms_relative"] for task in report["tasks"]),
+        "isolation": max(result["worst"] for result in report["isolation"]),
+    }
+
+
 def _text(content: dict[str, Any]) -> str:
-    lines = [f"{name:<12}{value}" for name, value in content.items() if name != "profiles"]
+    tables = ("validations", "profiles")
+    lines = [f"{name:<12}{value}" for name, value in content.items() if name not in tables]
+    lines += [_VALIDATED.format(**validation) for validation in content["validations"]]
     lines += ["", f"{'profile':<20}{'rank ms':>10}{'encode ms':>11}{'score ms':>10}"]
     for profile in content["profiles"]:
         shape = "{users} x {history} + {candidates}".format(**profile)

@@ -39,6 +39,8 @@ def run(args: Namespace) -> int:
     """Validates and prints the report; 1 when it fails."""
     config = options.configure(args, engine__backend=args.backend, engine__precision=args.precision)
 
+    from msgspec.structs import replace
+
     from flame.bench.progress import bar
     from flame.engine.backends.eager import EagerEngine
     from flame.engine.build import build
@@ -47,11 +49,13 @@ def run(args: Namespace) -> int:
     from flame.orchestrator.profiles import default_profiles
     from flame.ranker import launch_threads
 
-    package = load(args.model, allow_code=config.engine.allow_code)
+    # An engine that would not be let into service is what this command is for.
+    settings = replace(config.engine, validate="off")
+    package = load(args.model, allow_code=settings.allow_code)
     profiles = default_profiles(package.spec, config.orchestrator)
     with bar() as show:
-        engine = build(package, config.engine, profiles, threads=launch_threads(config), progress=show)
-        oracle = EagerEngine(package, profiles)
+        engine = build(package, settings, profiles, threads=launch_threads(config), progress=show)
+        oracle = EagerEngine(package, profiles, engine.device)
         report = validate(
             engine,
             oracle,

@@ -1,6 +1,6 @@
 """A built engine on disk: what the backend wrote, what it was built from, and what its profiles cost.
 
-    artifact.json     identity, hashes of the files, costs; written last
+    artifact.json     identity, hashes of the files, costs, validations; written last
     .lock             held by whoever builds
     ...               the backend's files
 
@@ -14,9 +14,10 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,11 +32,23 @@ Costs = Mapping[Profile, ProfileCost]
 Ways = Mapping[Profile, Mapping[str, str]]
 
 
+class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One comparison of the engine with the oracle.
+
+    `profiles` were compared, `failures` say what was out of tolerance, the worst first (none: the engine may serve),
+    and `report` holds all that was measured, with seed and number of requests (`ValidationReport.to_dict`).
+    """
+
+    profiles: tuple[str, ...]
+    failures: tuple[str, ...]
+    report: dict[str, Any]
+
+
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of `artifact.json`.
 
     `files` holds SHA-256 by name; `costs` holds the cost by profile, by threads of a launch; `ways` holds the way that
-    was found fastest by kind of launch, by profile.
+    was found fastest by kind of launch, by profile; `validations` are those of this build, in their order.
     """
 
     format: int
@@ -43,6 +56,17 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str]
     costs: dict[str, dict[str, ProfileCost]] = {}
     ways: dict[str, dict[str, str]] = {}
+    validations: tuple[Validation, ...] = ()
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why this engine may not serve."""
+        return tuple(failure for validation in self.validations for failure in validation.failures)
+
+    @property
+    def validated_profiles(self) -> frozenset[str]:
+        """The profiles in which it was compared with the oracle."""
+        return frozenset(profile for validation in self.validations for profile in validation.profiles)
 
     def costs_of(self, profiles: Sequence[Profile], threads: int) -> dict[Profile, ProfileCost]:
         """The costs that are known of these profiles."""
@@ -119,14 +143,31 @@ def write(folder: Path, identity: Identity, built: Path) -> Artifact:
 
 def add_measured(folder: Path, identity: Identity, threads: int, costs: Costs, ways: Ways) -> None:
     """Writes costs and ways into the artifact, beside those it has by now."""
-    with locked(folder):
-        artifact = read(folder, identity)
-        if artifact is None:
-            return
+
+    def change(artifact: Artifact) -> Artifact:
         merged = {number: dict(known) for number, known in artifact.costs.items()}
         merged.setdefault(str(threads), {}).update({str(profile): cost for profile, cost in costs.items()})
         taken = artifact.ways | {str(profile): dict(found) for profile, found in ways.items()}
-        _write_json(folder, msgspec.structs.replace(artifact, costs=merged, ways=taken))
+        return msgspec.structs.replace(artifact, costs=merged, ways=taken)
+
+    _change(folder, identity, change)
+
+
+def add_validation(folder: Path, identity: Identity, validation: Validation) -> None:
+    """Writes a validation into the artifact, behind those it has by now."""
+
+    def change(artifact: Artifact) -> Artifact:
+        return msgspec.structs.replace(artifact, validations=(*artifact.validations, validation))
+
+    _change(folder, identity, change)
+
+
+def _change(folder: Path, identity: Identity, change: Callable[[Artifact], Artifact]) -> None:
+    """Replaces `artifact.json`, where there still is one. Raises as `read` does, and `OSError`."""
+    with locked(folder):
+        artifact = read(folder, identity)
+        if artifact is not None:
+            _write_json(folder, change(artifact))
 
 
 _REMEDY = "build it again (flame build --force), or name another folder in engine.artifact"

@@ -1,55 +1,38 @@
-"""From a model package to an engine that can serve: choose a backend, load or build its artifact, know the costs."""
+"""From a model package to an engine that can serve: built or loaded, measured, and found to agree with the oracle."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import flame
 from flame.config import EngineConfig
 from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
-from flame.engine.backends.registry import Backend, BuildTarget, choose
-from flame.engine.machine import graphics_card, processor, usable_cores
+from flame.engine.choice import Choice, decide
+from flame.engine.gate import ORACLE, refuse_failed, validated
 from flame.engine.measuring import Place, Progress, measure
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile
-from flame.errors import BackendUnavailable, ConfigError
+from flame.errors import BackendUnavailable, ConfigError, EngineError, ExecutionError, ValidationFailed
 
 _log = logging.getLogger(__name__)
 
 _WHERE = "name a folder that can be written, in engine.artifact or for all artifacts in $XDG_CACHE_HOME"
 
+_PASSED_OVER = (BackendUnavailable, ExecutionError, ValidationFailed)
+"""After these `auto` takes the next backend: not buildable here, launches that fail, wrong scores."""
 
-class _Build(NamedTuple):
-    """One build: what of, by what, for what."""
 
-    package: ModelPackage
-    profiles: tuple[Profile, ...]
-    name: str
-    backend: Backend
-    target: BuildTarget
+class Built(NamedTuple):
+    """An engine and the artifact it comes from: its folder, its fingerprint, and its validations by now."""
 
-    @property
-    def identity(self) -> artifacts.Identity:
-        profiles = {"profiles": ", ".join(map(str, self.profiles))} if self.backend.per_profile else {}
-        without = {"without": ", ".join(sorted(set(self.target.without)))} if self.target.without else {}
-        return {
-            "model": self.package.fingerprint,
-            "backend": self.name,
-            "device": self.target.device,
-            "precision": self.target.precision,
-            "flame": flame.__version__,
-            "torch": version("torch"),
-            **self.backend.versions(),
-            **(processor() if self.target.device == "cpu" else graphics_card(self.target.device)),
-            **profiles,
-            **without,
-        }
+    engine: Engine
+    folder: Path
+    fingerprint: str
+    validations: tuple[artifacts.Validation, ...]
 
 
 def build(
@@ -64,83 +47,87 @@ def build(
     """An engine for these profiles with the cost of each, from its artifact where that fits.
 
     `threads` of one launch on a CPU come from the caller, else from `config.threads`, else all cores. `force`
-    replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`, a model that
-    fails on random input `ExecutionError`. Other errors are `BackendUnavailable` and `ConfigError`.
+    replaces what is there. An artifact in `config.artifact` that does not fit raises `ArtifactMismatch`. What a named
+    backend cannot build raises `BackendUnavailable`, an engine whose scores are not the oracle's `ValidationFailed`,
+    and one that fails on random input `ExecutionError`: of these `auto` warns, and takes the next backend, up to the
+    oracle. A wrong setting raises `ConfigError`.
     """
-    build = _chosen(package, config, profiles, threads)
-    folder = _folder(config, build)
+    return build_artifact(package, config, profiles, threads=threads, force=force, progress=progress).engine
+
+
+def build_artifact(
+    package: ModelPackage,
+    config: EngineConfig,
+    profiles: Sequence[Profile],
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """The same, with what is known of the artifact."""
     report = progress or (lambda step, done, steps: None)
-    artifact = _artifact(build, folder, force, report)
-    engine = _opened(build, folder)
+    refused: dict[str, EngineError] = {}
+    while True:
+        choice = decide(package, config, profiles, threads, refused)
+        try:
+            return _engine(choice, force, validate=config.validate == "build", report=report)
+        except _PASSED_OVER as error:
+            if config.backend != "auto" or choice.name == ORACLE:
+                raise
+            _log.warning("backend auto: %s is passed over: %s", choice.name, error)
+            refused[choice.name] = error
+
+
+def _engine(choice: Choice, force: bool, *, validate: bool, report: Progress) -> Built:
+    artifact = _artifact(choice, force, report)
+    if validate:
+        refuse_failed(choice.name, artifact)
+    elif artifact.failures:
+        _log.warning("%s did not agree with the oracle and runs by engine.validate=off", choice.name)
+    place = Place(choice.folder, choice.identity, choice.target.threads)
+    validations = artifact.validations
+    engine = _opened(choice)
     try:
-        measure(engine, artifact, Place(folder, build.identity, build.target.threads), report)
+        measure(engine, artifact, place, report)
+        if validate:
+            validations = validated(engine, choice.package, artifact, place, report)
     except BaseException:
         engine.close()
         raise
-    return engine
+    return Built(engine, choice.folder, artifacts.fingerprint(choice.identity), validations)
 
 
-def locate(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile]) -> tuple[Path, str]:
-    """Folder and fingerprint of the artifact that `build` takes or makes for these; raises the same errors."""
-    build = _chosen(package, config, profiles, None)
-    return _folder(config, build), artifacts.fingerprint(build.identity)
-
-
-def _chosen(package: ModelPackage, config: EngineConfig, profiles: Sequence[Profile], threads: int | None) -> _Build:
-    _check_profiles(package, profiles)
-    target = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores(), config.without)
-    name, backend = choose(config.backend, package.spec, target)
-    return _Build(package, tuple(dict.fromkeys(profiles)), name, backend, backend.resolve(target))
-
-
-def _check_profiles(package: ModelPackage, profiles: Sequence[Profile]) -> None:
-    """Raises `ConfigError` for shapes that no launch can have."""
-    if not profiles:
-        raise ConfigError("an engine needs at least one profile")
-    limits = package.spec.input
-    for profile in profiles:
-        users, history, candidates = profile
-        if users < 1 or not 0 <= history <= limits.max_history or not 1 <= candidates <= limits.max_candidates:
-            raise ConfigError(
-                f"profile {profile} is beyond the model: users from 1, history from 0 to {limits.max_history}, "
-                f"candidates from 1 to {limits.max_candidates}"
-            )
-
-
-def _folder(config: EngineConfig, build: _Build) -> Path:
-    return Path(config.artifact) if config.artifact else artifacts.default_folder(build.identity)
-
-
-def _artifact(build: _Build, folder: Path, force: bool, report: Progress) -> artifacts.Artifact:
-    """What is in `folder`, or what is built into it now; of two builders at once, the second finds the first's."""
+def _artifact(choice: Choice, force: bool, report: Progress) -> artifacts.Artifact:
+    """What is in the folder, or what is built into it now; of two builders at once, the second finds the first's."""
+    folder = choice.folder
     try:
-        found = None if force else artifacts.read(folder, build.identity)
+        found = None if force else artifacts.read(folder, choice.identity)
         if not found:
             with artifacts.locked(folder):
-                found = None if force else artifacts.read(folder, build.identity)
+                found = None if force else artifacts.read(folder, choice.identity)
                 if not found:
-                    return _built(build, folder, report)
+                    return _built(choice, report)
     except OSError as error:
         raise ConfigError(f"an artifact cannot be kept in {folder}: {error.strerror or error}; {_WHERE}") from error
-    _log.info("%s: loaded the artifact %s", build.name, folder)
+    _log.info("%s: loaded the artifact %s", choice.name, folder)
     return found
 
 
-def _built(build: _Build, folder: Path, report: Progress) -> artifacts.Artifact:
-    report(f"building {build.name}", 0, 1)
+def _built(choice: Choice, report: Progress) -> artifacts.Artifact:
+    report(f"building {choice.name}", 0, 1)
     with tempfile.TemporaryDirectory(prefix="flame-") as work:
-        build.backend.prepare(build.package, build.profiles, Path(work), build.target)
-        artifact = artifacts.write(folder, build.identity, Path(work))
-    report(f"building {build.name}", 1, 1)
-    _log.info("%s: wrote the artifact %s", build.name, folder)
+        choice.backend.prepare(choice.package, choice.profiles, Path(work), choice.target)
+        artifact = artifacts.write(choice.folder, choice.identity, Path(work))
+    report(f"building {choice.name}", 1, 1)
+    _log.info("%s: wrote the artifact %s", choice.name, choice.folder)
     return artifact
 
 
-def _opened(build: _Build, folder: Path) -> Engine:
+def _opened(choice: Choice) -> Engine:
     try:
-        return build.backend.open(build.package, build.profiles, folder, build.target)
+        return choice.backend.open(choice.package, choice.profiles, choice.folder, choice.target)
     except OSError as error:
         raise BackendUnavailable(
-            f"{build.name} cannot load what it built ({error}); code cannot run from a folder mounted noexec, and not "
+            f"{choice.name} cannot load what it built ({error}); code cannot run from a folder mounted noexec, and not "
             f"where libraries are older than where it was built: {_WHERE}"
         ) from error

@@ -41,7 +41,7 @@ class Rearrangements:
         self._all = [np.arange(count) for count in self._counts]
 
     def differences(self) -> Iterator[Difference]:
-        """Every check that the engine's profiles allow."""
+        """Every check that the probe's profiles allow."""
         yield from self._same_launch("repeat", self._all)
         yield from self._same_launch("permutation", [self._rng.permutation(count) for count in self._counts])
         yield from self._same_launch("subset", [self._some(count) for count in self._counts])
@@ -78,7 +78,7 @@ class Rearrangements:
     def _other_profile(self) -> Iterator[Difference]:
         """Each user alone in another profile that it fits into."""
         for user, choice in enumerate(self._all):
-            others = [profile for profile in self._probe.engine.profiles if self._fits(user, profile)]
+            others = [profile for profile in self._probe.profiles if self._fits(user, profile)]
             if others:
                 profile = others[int(self._rng.integers(len(others)))]
                 yield from self._launch("other profile", profile, [Place(user, choice.tolist())])

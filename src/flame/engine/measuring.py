@@ -36,11 +36,11 @@ def measure(engine: Engine, artifact: artifacts.Artifact, place: Place, report: 
     The largest profile is measured first, so that memory which later ones use again is taken once.
     """
     known = artifact.costs_of(engine.profiles, place.threads)
-    missing = sorted((profile for profile in engine.profiles if profile not in known), key=_size, reverse=True)
+    missing = [profile for profile in engine.profiles if profile not in known]
     ways: dict[Profile, Mapping[str, str]] = {}
     for profile in engine.profiles:
         _take(engine, profile, artifact.ways.get(str(profile), {}))
-    for done, profile in enumerate(missing):
+    for done, profile in enumerate(sorted(missing, key=lambda one: one.rows, reverse=True)):
         report("measuring profiles", done, len(missing))
         if str(profile) not in artifact.ways and engine.ways(profile):
             ways[profile] = fastest_ways(engine, profile)
@@ -83,10 +83,6 @@ def _fastest(times: list[tuple[str, float]]) -> str:
 def _take(engine: Engine, profile: Profile, ways: Mapping[str, str]) -> None:
     for kind, way in ways.items():
         engine.take(profile, kind, way)
-
-
-def _size(profile: Profile) -> int:
-    return profile.users * (profile.history + profile.candidates)
 
 
 def _keep(place: Place, costs: Mapping[Profile, ProfileCost], ways: artifacts.Ways) -> None:

@@ -51,10 +51,14 @@ def repack(source: Packed, target: PackedLayout, places: Sequence[Place], filler
 
 
 class Probe:
-    """Runs packed buffers through an engine, in buffers of its own, one launch at a time."""
+    """Runs packed buffers through an engine, in buffers of its own, one launch at a time.
 
-    def __init__(self, engine: Engine) -> None:
+    `profiles` are those to check it in: all it has by default.
+    """
+
+    def __init__(self, engine: Engine, profiles: Sequence[Profile] | None = None) -> None:
         self.engine = engine
+        self.profiles = tuple(profiles or engine.profiles)
         self._buffers: dict[Profile, LaunchBuffers] = {}
 
     def rank(self, profile: Profile, packed: Packed) -> list[Scores]:
@@ -62,6 +66,17 @@ class Probe:
         buffers = self._fill(profile, packed)
         self.engine.rank(buffers, packed.users)
         return _scores(buffers, packed)
+
+    def rank_alone(self, history: int, packed: Packed, chosen: Sequence[Sequence[int]]) -> list[Scores]:
+        """Scores of the `chosen` candidates of each user, from a launch for every user with just room for them.
+
+        It takes the memory of one user, and an engine that runs any shape. `history` is that of the packed profile.
+        """
+        return [self._alone(history, packed, Place(*place)) for place in enumerate(chosen)]
+
+    def _alone(self, history: int, packed: Packed, place: Place) -> Scores:
+        profile = Profile(1, history, len(place.candidates))
+        return self.rank(profile, repack(packed, self.engine.spec.layout(profile), [place]))[0]
 
     def encode_and_score(self, profile: Profile, packed: Packed) -> list[Scores]:
         """The same from two launches; in each, what it must not read is garbage."""

@@ -119,6 +119,11 @@ class Profile(NamedTuple):
     history: int
     candidates: int
 
+    @property
+    def rows(self) -> int:
+        """Events and candidates of a full launch, by which profiles are larger and smaller."""
+        return self.users * (self.history + self.candidates)
+
     def __str__(self) -> str:
         return f"{self.users}x{self.history}+{self.candidates}"
 

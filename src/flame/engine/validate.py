@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from flame.engine.backends.base import Engine
 from flame.engine.isolation import Difference, Rearrangements
 from flame.engine.probe import Packed, Probe
 from flame.engine.sampling import random_lengths, random_words
-from flame.engine.spec import Profile
+from flame.engine.spec import ModelSpec, Profile
 from flame.engine.validation_report import IsolationResult, Tolerance, ValidationReport
 from flame.errors import EngineError
 from flame.records import Scores
@@ -32,9 +32,8 @@ BITWISE = frozenset({"compiled", "fused"})
 
 
 class _Case(NamedTuple):
-    """One random launch and what both engines said of it, by user."""
+    """One random launch, what both engines said of the candidates compared, by user, and its rearrangements."""
 
-    profile: Profile
     packed: Packed
     oracle: list[Scores]
     engine: list[Scores]
@@ -47,26 +46,31 @@ def validate(
     *,
     requests: int = 32,
     seed: int = 0,
+    profiles: Sequence[Profile] | None = None,
+    most_users: int | None = None,
+    most_compared: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ValidationReport:
     """Compares `engine` with `oracle` (an `EagerEngine` of the same package) on at least `requests` random requests.
 
-    Runs every profile of the engine at least once, in turn, with odd sizes: empty histories, one event, full; one
-    candidate up to all. `progress` is called with requests done and wanted after each launch. Equal seeds give equal
-    requests. Raises what the engines raise, and `EngineError` for a precision without a stated tolerance; a wrong
-    engine is told by the report's `passed`.
+    Runs `profiles` (all of the engine's by default) in turn, each at least twice: full, then with odd sizes: empty
+    histories, one event, full; one candidate up to all. No launch has more than `most_users`, and the oracle scores at
+    most `most_compared` candidates of a request, drawn from all of them. `progress` is called with requests done and
+    wanted after each launch. Equal seeds give equal requests. Raises what the engines raise, and `EngineError` for a
+    precision without a stated tolerance; a wrong engine is told by the report's `passed`.
     """
     allowed = tolerance(engine)
     rng = np.random.default_rng(seed)
-    probe, truth = Probe(engine), Probe(oracle)
+    probe, truth = Probe(engine, profiles), Probe(oracle)
     cases: list[_Case] = []
     done = 0
-    while done < requests or len(cases) < len(engine.profiles):
-        cases.append(_run(probe, truth, len(cases), rng))
+    while done < requests or len(cases) < 2 * len(probe.profiles):
+        profile, packed = _request(probe, len(cases), most_users, rng)
+        cases.append(_run(probe, truth, profile, packed, most_compared, rng))
         done += cases[-1].packed.users
         if progress:
             progress(min(done, requests), requests)
-    return _report(engine, oracle, cases, allowed, seed)
+    return _report(probe, oracle, cases, allowed, seed)
 
 
 def tolerance(engine: Engine) -> Tolerance:
@@ -79,21 +83,34 @@ def tolerance(engine: Engine) -> Tolerance:
     return msgspec.structs.replace(stated, isolation=0.0) if engine.backend in BITWISE else stated
 
 
-def _run(probe: Probe, truth: Probe, index: int, rng: Generator) -> _Case:
-    profiles = probe.engine.profiles
-    profile = profiles[index % len(profiles)]
-    packed = _random_packed(probe.engine, profile, index // len(profiles), rng)
-    expected = truth.rank(profile, packed)
-    found = probe.rank(profile, packed)
-    again = Rearrangements(probe, profile, packed, found, rng)
-    return _Case(profile, packed, expected, found, list(again.differences()))
+def _request(probe: Probe, index: int, most_users: int | None, rng: Generator) -> tuple[Profile, Packed]:
+    """The next random launch; profiles take turns."""
+    turn, which = divmod(index, len(probe.profiles))
+    profile = probe.profiles[which]
+    users = min(profile.users, most_users or profile.users)
+    return profile, _random_packed(probe.engine.spec, profile, users, turn, rng)
 
 
-def _random_packed(engine: Engine, profile: Profile, turn: int, rng: Generator) -> Packed:
-    """The first turn of a profile fills it; later ones use some of it."""
-    spec = engine.spec
+def _run(
+    probe: Probe, truth: Probe, profile: Profile, packed: Packed, most_compared: int | None, rng: Generator
+) -> _Case:
+    compared = [_some(count, most_compared or count, rng) for count in packed.counts]
+    expected = truth.rank_alone(profile.history, packed, compared)
+    scores = probe.rank(profile, packed)
+    found = [own[chosen] for own, chosen in zip(scores, compared, strict=True)]
+    again = Rearrangements(probe, profile, packed, scores, rng)
+    return _Case(packed, expected, found, list(again.differences()))
+
+
+def _some(count: int, most: int, rng: Generator) -> list[int]:
+    """Which candidates of a request are compared, in their order."""
+    return sorted(rng.choice(count, min(count, most), replace=False).tolist())
+
+
+def _random_packed(spec: ModelSpec, profile: Profile, users: int, turn: int, rng: Generator) -> Packed:
+    """The first turn of a profile fills the slots of `users`; later ones use some of them."""
     layout = spec.layout(profile)
-    users = profile.users if turn == 0 else int(rng.integers(1, profile.users + 1))
+    users = users if turn == 0 else int(rng.integers(1, users + 1))
     if turn == 0:
         full = tuple(sequence.capacity(profile.history) for sequence in spec.input.sequences)
         lengths, counts = [full] * users, [profile.candidates] * users
@@ -107,7 +124,8 @@ def _random_count(most: int, rng: Generator) -> int:
     return (1, most, int(rng.integers(1, most + 1)))[int(rng.integers(3))]
 
 
-def _report(engine: Engine, oracle: Engine, cases: list[_Case], allowed: Tolerance, seed: int) -> ValidationReport:
+def _report(probe: Probe, oracle: Engine, cases: list[_Case], allowed: Tolerance, seed: int) -> ValidationReport:
+    engine = probe.engine
     truth = [scores for case in cases for scores in case.oracle]
     found = [scores for case in cases for scores in case.engine]
     tasks = tuple(
@@ -122,7 +140,7 @@ def _report(engine: Engine, oracle: Engine, cases: list[_Case], allowed: Toleran
         device=engine.device,
         precision=engine.precision,
         seed=seed,
-        profiles=tuple(str(profile) for profile in engine.profiles),
+        profiles=tuple(str(profile) for profile in probe.profiles),
         requests=len(truth),
         pairs=sum(len(scores) for scores in truth),
         tolerance=allowed,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import msgspec
 
 from flame.engine.agreement import TaskAgreement
+
+
+class _Failure(NamedTuple):
+    """How many times its tolerance something is, and the line that says so."""
+
+    times: float
+    text: str
 
 
 class Tolerance(msgspec.Struct, frozen=True):
@@ -50,15 +58,10 @@ class ValidationReport(msgspec.Struct, frozen=True):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One line for everything out of tolerance."""
-        limit = self.tolerance.isolation
-        found = [text for task in self.tasks for text in self._task_failures(task)]
-        found += [
-            f"isolation, {result.check}: {result.worst:.2e} is over {limit:.1e}"
-            for result in self.isolation
-            if not result.worst <= limit
-        ]
-        return tuple(found)
+        """One line for everything out of tolerance, what is furthest out first."""
+        found = [failure for task in self.tasks for failure in self._task_failures(task)]
+        found += self._isolation_failures()
+        return tuple(text for _, text in sorted(found, key=lambda failure: failure[0], reverse=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the verdict; an error is infinite where an engine gave NaN or wrote nothing."""
@@ -93,15 +96,29 @@ class ValidationReport(msgspec.Struct, frozen=True):
             f"{task.kendall:>10.4f}{task.top_overlap:>9.3f}"
         )
 
-    def _task_failures(self, task: TaskAgreement) -> list[str]:
+    def _task_failures(self, task: TaskAgreement) -> list[_Failure]:
         """Written so that a NaN fails."""
         found = []
         for name in ("max_relative", "rms_relative"):
             value, limit = getattr(task, name), getattr(self.tolerance, name)
             if not value <= limit:
-                found.append(f"{task.task}: {name} {value:.2e} is over {limit:.1e}")
+                found.append(_Failure(_times(value, limit), f"{task.task}: {name} {value:.2e} is over {limit:.1e}"))
         for name in ("kendall", "top_overlap"):
             value, limit = getattr(task, name), getattr(self.tolerance, name)
             if not value >= limit:
-                found.append(f"{task.task}: {name} {value:.4f} is under {limit}")
+                far = _times(1 - value, 1 - limit)
+                found.append(_Failure(far, f"{task.task}: {name} {value:.4f} is under {limit}"))
         return found
+
+    def _isolation_failures(self) -> list[_Failure]:
+        limit = self.tolerance.isolation
+        return [
+            _Failure(_times(result.worst, limit), f"isolation, {result.check}: {result.worst:.2e} is over {limit:.1e}")
+            for result in self.isolation
+            if not result.worst <= limit
+        ]
+
+
+def _times(value: float, limit: float) -> float:
+    """How many times `limit` something is, infinite for a NaN and where nothing is tolerated."""
+    return math.inf if math.isnan(value) or limit <= 0 else value / limit

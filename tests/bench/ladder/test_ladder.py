@@ -194,8 +194,10 @@ def test_wide_models_have_heads_of_64_and_four_times_the_dim() -> None:
 @pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("scenario", ["mixed", "hstu"])
-def test_rows_of_the_fused_engine_are_its_own_launches(case_of: CaseOf, scenario: str) -> None:
-    """Interpreted: whole launches, two steps, and the layers alone find what the oracle finds."""
+def test_rows_of_the_fused_engine_are_its_own_launches(
+    case_of: CaseOf, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interpreted: whole launches, two steps, and the layers alone find what the oracle finds, the fastest way."""
     interpreter = pytest.importorskip("flame.engine.kernels.interpreter")
     if torch.cuda.is_available():
         pytest.skip("kernels are not interpreted where there is a GPU")
@@ -205,8 +207,12 @@ def test_rows_of_the_fused_engine_are_its_own_launches(case_of: CaseOf, scenario
     )
     cpu = torch.device("cpu")
     engine = FusedEngine(case.spec, [case.profile], program, device=cpu, precision="fp32", lane=HostLane)
+    taken: list[tuple[object, ...]] = []
+    monkeypatch.setattr(flame_entrants, "fastest_ways", lambda *_: {"rank": "a way"})
+    monkeypatch.setattr(engine, "take", lambda *way: taken.append(way))
     truths = Truths(case, case.package.model())
     entrants = list(flame_entrants.entrants(case, "flame", engine, 1.0))
+    assert taken == [(case.profile, "rank", "a way")]
     assert [(one.part, one.kind) for one in entrants] == [
         ("model", "rank"),
         ("model", "encode"),

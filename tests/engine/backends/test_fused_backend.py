@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from flame.config import EngineConfig
+from flame.engine.artifact import fingerprint
 from flame.engine.backends.fused import backend as module
 from flame.engine.backends.fused import cubins
 from flame.engine.backends.fused.backend import FusedBackend
@@ -18,7 +19,8 @@ from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.program import Tunable
 from flame.engine.backends.fused.programs import program_type
 from flame.engine.backends.registry import BuildTarget, choose
-from flame.engine.build import build, locate
+from flame.engine.build import build
+from flame.engine.choice import decide
 from flame.engine.kernels.interpreter import Interpreter
 from flame.engine.kernels.kernel import Cubin
 from flame.engine.package import ModelPackage
@@ -123,12 +125,12 @@ def test_the_identity_tells_precision_device_card_and_parts(monkeypatch: pytest.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(FusedBackend, "require", lambda self, spec, target: None)
     card = {"gpu": "A GPU", "capability": "9.0", "driver": "1"}
-    monkeypatch.setattr("flame.engine.build.graphics_card", lambda device: card)
+    monkeypatch.setattr("flame.engine.choice.graphics_card", lambda device: card)
     package = ModelPackage(SPEC, random_weights(SPEC, 0), None, "a fingerprint")
 
     def located(**settings: object) -> str:
         config = msgspec.convert({"backend": "fused", **settings}, EngineConfig)
-        return locate(package, config, [Profile(1, 5, 3)])[1]
+        return fingerprint(decide(package, config, [Profile(1, 5, 3)]).identity)
 
     base = located()
     assert base == located(precision="bf16", device="cuda", threads=3)

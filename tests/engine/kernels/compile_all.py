@@ -94,7 +94,7 @@ def identity(kernel: Kernel) -> str:
     if isinstance(kernel, CudaKernel):
         return repr((kernel.source, kernel.entry, sorted(kernel.defines.items()), kernel.threads, kernel.shared))
     constants = sorted((name, repr(value)) for name, value in kernel.constants.items())
-    options = (kernel.warps, kernel.stages, sorted(kernel.unaligned), sorted(kernel.multiples_of_16))
+    options = (kernel.warps, kernel.stages, kernel.registers, sorted(kernel.unaligned), sorted(kernel.multiples_of_16))
     return repr((source(kernel), function(kernel), sorted(kernel.signature.items()), constants, options))
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from flame.engine.backends.fused.compiling import compile_kernel
 from flame.engine.backends.fused.precision import PRECISIONS, Precision
 from flame.engine.kernels.kernel import Kernel, Runtime
+from tests.engine.kernels.cubin_cache import GIVEN, cached
 
 NanFilled = Callable[..., torch.Tensor]
 RandomLengths = Callable[..., torch.Tensor]
@@ -20,13 +21,21 @@ RandomLengths = Callable[..., torch.Tensor]
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@pytest.fixture(scope="session")
+def cubins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled kernels are kept: the folder given, or one that the processes of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = (folder.parent if folder.name.startswith("popen") else folder) / "cubins"
+    return Path(os.environ.get(GIVEN) or shared)
+
+
 @pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
-def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
+def runtime(request: pytest.FixtureRequest, cubins: Path) -> Iterator[Runtime]:
     """What launches kernels: Triton's interpreter on the CPU, then the compiled kernels on the GPU."""
     if request.param == "interpreted":
         yield _interpreted()
         return
-    compiling = Compiling()
+    compiling = Compiling(cubins)
     yield compiling
     compiling.close()
 
@@ -34,7 +43,8 @@ def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
 class Compiling:
     """Launches on the GPU; compiles a kernel when it is launched for the first time."""
 
-    def __init__(self) -> None:
+    def __init__(self, cubins: Path) -> None:
+        self._cubins = cubins
         major, minor = torch.cuda.get_device_capability()
         self.device = torch.device("cuda", torch.cuda.current_device())
         self._capability = 10 * major + minor
@@ -52,7 +62,7 @@ class Compiling:
     def _loaded(self, kernel: Kernel) -> Any:
         from flame.engine.kernels.driver import Driver
 
-        self._drivers.append((kernel, Driver([compile_kernel(kernel, self._capability)], self.device)))
+        self._drivers.append((kernel, Driver([cached(kernel, self._capability, self._cubins)], self.device)))
         return self._drivers[-1][1]
 
 

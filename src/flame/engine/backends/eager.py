@@ -101,7 +101,8 @@ class EagerEngine(Engine):
     def _inputs(self, buffers: LaunchBuffers, users: int) -> ModelInputs:
         check_users(buffers.profile, users)
         if self.device != "cpu":
-            buffers.device_words.copy_(torch.from_numpy(buffers.words), non_blocking=True)
+            # Waits: `encode` returns before the GPU is done, and the caller fills the words again.
+            buffers.device_words.copy_(torch.from_numpy(buffers.words))
         return unpack(buffers.device_words, buffers.layout).first(users)
 
     def _write(self, buffers: LaunchBuffers, logits: Tensor) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flame.engine.spec import ModelSpec, Profile
-from flame.errors import BackendUnavailable, ConfigError
+from flame.errors import BackendUnavailable, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from flame.engine.backends.base import Engine
@@ -97,10 +97,13 @@ def backend(name: str) -> Backend:
     return found
 
 
-def choose(name: str, spec: ModelSpec, target: BuildTarget) -> tuple[str, Backend]:
+def choose(
+    name: str, spec: ModelSpec, target: BuildTarget, refused: Mapping[str, EngineError] | None = None
+) -> tuple[str, Backend]:
     """The backend asked for, or for `auto` the first that can run; says in the log what was passed over and why.
 
-    Raises `BackendUnavailable` for a named backend that cannot run, and for `auto` when none can.
+    `auto` does not try those in `refused`, which failed as is told there. Raises `BackendUnavailable` for a named
+    backend that cannot run, and for `auto` when none can.
     """
     if name != "auto":
         asked = backend(name)
@@ -108,6 +111,9 @@ def choose(name: str, spec: ModelSpec, target: BuildTarget) -> tuple[str, Backen
         return name, asked
     reasons = []
     for candidate in _BACKENDS:
+        if refused and candidate in refused:
+            reasons.append(f"{candidate}: {refused[candidate]}")
+            continue
         try:
             found = choose(candidate, spec, target)
         except BackendUnavailable as error:

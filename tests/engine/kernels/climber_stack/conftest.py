@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flame.engine.kernels.climber_stack import ClimberStack, StackHeader, StackSizes, Variant
 from flame.engine.kernels.climber_stack.reference import rank
-from flame.engine.kernels.kernel import Cubin, CudaKernel, Kernel, Runtime
+from flame.engine.kernels.kernel import CudaKernel, Kernel, Runtime
+from tests.engine.kernels.cubin_cache import cached
 
 EMULATOR = Path(__file__).with_name("emulator")
 HEADER = StackHeader(words=11, scenario=3, candidates=5)
@@ -56,19 +57,18 @@ class Emulator:
 class Compiled:
     """Launches on the GPU; compiles a kernel when it is launched for the first time."""
 
-    def __init__(self) -> None:
+    def __init__(self, cubins: Path) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
+        self._folder = cubins
         self._cubins: dict[tuple[str, tuple[tuple[str, int], ...]], Any] = {}
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
         from flame.engine.kernels.driver import Driver
-        from flame.engine.kernels.nvrtc import compile_cuda
 
         assert isinstance(kernel, CudaKernel)
         key = (kernel.name, tuple(kernel.defines.items()))
         if key not in self._cubins:
-            cubin: Cubin = compile_cuda(kernel, 90)
-            self._cubins[key] = Driver([cubin], self.device)
+            self._cubins[key] = Driver([cached(kernel, 90, self._folder)], self.device)
         self._cubins[key].launch(kernel, grid, *arguments)
 
 
@@ -80,10 +80,10 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 
 @pytest.fixture(scope="session")
-def gpu() -> Iterator[Compiled]:
+def gpu(cubins: Path) -> Iterator[Compiled]:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the kernels are for compute capability 9.0")
-    yield Compiled()
+    yield Compiled(cubins)
     torch.cuda.synchronize()
 
 

@@ -47,7 +47,7 @@ class FusedHead:
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        self._fusion = fusion_of(fusion_sizes(spec), precision.pointer)
+        self._fusion = fusion_of(fusion_sizes(spec), precision.pointer, capability)
         self._experts = ExpertHead(expert_sizes(spec), precision.pointer, capability)
         self._weights = self._packed(weights) if weights else None
 

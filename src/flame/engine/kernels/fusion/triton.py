@@ -135,11 +135,12 @@ def _attend(
     query_bias = tl.load(bias)
     key_bias = tl.load(bias + COLUMNS)
     value_bias = tl.load(bias + 2 * COLUMNS)
-    queries = (_project(inputs, queries_of, 0, HEADS, PIECE, ROWS) + query_bias[None, :]) / temperature
+    # A plain sum could become the product's accumulator, which rounds in another way.
+    queries = tl.fma(_project(inputs, queries_of, 0, HEADS, PIECE, ROWS), 1.0, query_bias[None, :]) / temperature
     logits = ()
     values = ()
     for turn in tl.static_range(BLOCKS):
-        keys = _project(inputs, keys_of, turn, HEADS, PIECE, ROWS) + key_bias[None, :]
+        keys = tl.fma(_project(inputs, keys_of, turn, HEADS, PIECE, ROWS), 1.0, key_bias[None, :])
         logits += (tl.sum(queries * keys, 1),)
         values += (_project(inputs, values_of, turn, HEADS, PIECE, ROWS),)
     most = logits[0]
@@ -200,7 +201,7 @@ def _feed_forward(
         for piece in tl.static_range(HEADS):
             matrix = tl.load(ffn_in + (piece * PIECE + inner)[:, None] * FFN + unit[None, :])
             hidden = tl.dot(operands[piece], matrix, hidden, input_precision="ieee")
-        hidden = tl.maximum(hidden + bias[None, :], 0.0).to(dtype)
+        hidden = tl.maximum(tl.fma(hidden, 1.0, bias[None, :]), 0.0).to(dtype)
         # The next chunk's, so that nobody waits for it; behind the last there are other vectors.
         bias = tl.load(biases + _FFN_CHUNK + unit)
         sums = ()
@@ -265,7 +266,7 @@ def _squeeze(
             matrix = tl.load(squeeze + row[:, None] * SQUEEZED + unit[None, :])
             fused = _load_piece(own + part * DIM, live, piece, HEAD, PIECE)
             total = tl.dot(fused, matrix, total, input_precision="ieee")
-    return tl.maximum(total + bias[None, :], 0.0)
+    return tl.maximum(tl.fma(total, 1.0, bias[None, :]), 0.0)
 
 
 @triton.jit

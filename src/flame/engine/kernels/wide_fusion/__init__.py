@@ -126,9 +126,11 @@ class WideFusion:
 AnyFusion = Fusion | WideFusion
 
 
-def fusion_of(sizes: FusionSizes, pointer: str) -> AnyFusion:
+def fusion_of(sizes: FusionSizes, pointer: str, capability: int = 90) -> AnyFusion:
     """The fusion that suits these sizes; fp32 has no matrix units, and one kernel's tiles would be too large for it."""
-    return Fusion(sizes, pointer) if sizes.small and pointer != "*fp32" else WideFusion(sizes, pointer)
+    if sizes.small and pointer != "*fp32":
+        return Fusion(sizes, pointer, capability)
+    return WideFusion(sizes, pointer)
 
 
 _STACKED = tuple(f"{name}.{kind}" for name in ("qkv", "ffn_in", "ffn_out", "norm") for kind in ("weight", "bias"))
