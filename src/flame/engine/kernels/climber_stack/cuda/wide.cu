@@ -10,9 +10,11 @@
 #include "wide_rows.cuh"
 
 struct Wide : WideRows {
-  // A candidate reads something as well, and has no use for it
+  // Of events: the first key of the warp's rows, which it has stored itself
   DEVICE uint4 key_of_unit(int layer, int h) const {
-    return first_key(history ? t.keys(layer, h) + unit() * UNIT_BYTES : g.weights, lane);
+    uint4 key = make_uint4(0, 0, 0, 0);
+    if (history) key = first_key(t.keys(layer, h) + unit() * UNIT_BYTES, lane);
+    return key;
   }
   // Queries of all heads into y, with the shifts of their logits: rows are events
   DEVICE void queries_of_events(float (&shifts)[HEADS][2], int layer, float scale) {
