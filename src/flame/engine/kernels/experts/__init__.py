@@ -21,6 +21,8 @@ from flame.engine.kernels.towers import packed_vectors
 __all__ = ["SPREAD", "WHOLE", "ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
 
 _MIXED_TILE = 16
+_MIXED_EACH = 4
+"""Candidates of a tile where experts are spread: a tile reads 8 KiB for each, four times over."""
 _FEW_PROGRAMS = 64
 """Launches that would have fewer programs than this spread an expert over several."""
 
@@ -117,7 +119,7 @@ class ExpertHead:
         )
         runtime.launch(
             way.towers,
-            (-(-candidates // _MIXED_TILE), self.sizes.tasks // way.tasks_each, users),
+            (-(-candidates // way.candidates_each), self.sizes.tasks // way.tasks_each, users),
             *(words, weights.towers, weights.vectors, *work, scores, room, candidates),
         )
 
@@ -140,8 +142,9 @@ class _Way:
         self.rows = tile.rows
         self.parts = sizes.chunks // inside
         self.tasks_each = 1 if self.parts > 1 else sizes.tasks
+        self.candidates_each = _MIXED_EACH if self.parts > 1 else _MIXED_TILE
         self.experts = _experts(sizes, pointer, tile, inside)
-        self.towers = _towers(sizes, pointer, self.parts, self.tasks_each)
+        self.towers = _towers(sizes, pointer, self)
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
@@ -178,16 +181,16 @@ def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) ->
     )
 
 
-def _towers(sizes: ExpertSizes, pointer: str, parts: int, tasks_each: int) -> TritonKernel:
+def _towers(sizes: ExpertSizes, pointer: str, way: _Way) -> TritonKernel:
     vectors = dict.fromkeys(("vectors", "parts", "shares", "scores"), "*fp32")
     return TritonKernel(
-        name=f"mixed_towers_{parts}",
+        name=f"mixed_towers_{way.parts}",
         function=mixed_towers,
         signature={"words": "*i32", "towers": pointer, **vectors, "room": "i32", "candidates": "i32"},
         constants={
             "EXPERTS": sizes.experts,
             "EXPERTS_PADDED": sizes.experts_padded,
-            "PARTS": parts,
+            "PARTS": way.parts,
             "DIM": sizes.dim_padded,
             "TASKS": sizes.tasks,
             "SIGMOIDS": sizes.sigmoids,
@@ -197,8 +200,9 @@ def _towers(sizes: ExpertSizes, pointer: str, parts: int, tasks_each: int) -> Tr
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
             "TILE": _MIXED_TILE,
-            "TASKS_EACH": tasks_each,
+            "TASKS_EACH": way.tasks_each,
             "TOGETHER": sizes.together,
+            "EACH": way.candidates_each,
         },
         warps=4,
         stages=3,

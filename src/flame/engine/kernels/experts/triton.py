@@ -172,22 +172,36 @@ def mixed_towers(
     TILE: tl.constexpr,
     TASKS_EACH: tl.constexpr,
     TOGETHER: tl.constexpr,
+    EACH: tl.constexpr,
 ):
-    """Grid (tiles of candidates, groups of `TASKS_EACH` tasks, users)."""
+    """Grid (tiles of `EACH` candidates, groups of `TASKS_EACH` tasks, users).
+
+    Where experts are spread, launches are small and a program is one chain: it has few of a product's rows, and asks
+    for all it needs before the header has come. Rows beyond the count hold anything, and nobody reads their scores.
+    """
+    EARLY: tl.constexpr = PARTS > 1
     user = tl.program_id(2).to(tl.int64)
-    start = tl.program_id(0) * TILE
+    start = tl.program_id(0) * EACH
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
-    if start >= count:
-        return
-    candidate = start + tl.arange(0, TILE)
-    live = candidate < count
+    slot = tl.arange(0, TILE)
+    candidate = start + slot
     row = user * room + candidate
-    column = tl.arange(0, DIM)
     biases = vectors + BIASES
     begin = tl.program_id(1) * TASKS_EACH
     share = shares + row * (TASKS * EXPERTS_PADDED)
-    weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
-    outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
+    matrices = ()
+    if EARLY:
+        live = (candidate < room) & (slot < EACH)
+        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
+        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
+        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
+            matrices += (_tower_matrix(towers, begin, units, DIM, TOWER_HIDDEN, TOWER_CHUNK),)
+    if start >= count:
+        return
+    if not EARLY:
+        live = candidate < count
+        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
+        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
     for turn in range(TASKS_EACH):
         task = begin + turn
         own = share + task * EXPERTS_PADDED
@@ -198,11 +212,20 @@ def mixed_towers(
         logit = tl.zeros((TILE,), tl.float32) + tl.load(tower + 2 * TOWER_HIDDEN)
         for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
             unit = units + tl.arange(0, TOWER_CHUNK)
-            matrix = tl.load(towers + (task * DIM + column)[:, None] * TOWER_HIDDEN + unit[None, :])
+            if EARLY:
+                matrix = matrices[units // TOWER_CHUNK]
+            else:
+                matrix = _tower_matrix(towers, task, units, DIM, TOWER_HIDDEN, TOWER_CHUNK)
             total = tl.dot(mixed.to(matrix.dtype), matrix, input_precision="ieee")
             logit += tower_logit(total, tower + unit, tower + TOWER_HIDDEN + unit)
         out = scores + (user * candidates + candidate) * TASKS + task
-        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live)
+        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live & (candidate < count))
+
+
+@triton.jit
+def _tower_matrix(towers, task, units, DIM: tl.constexpr, TOWER_HIDDEN: tl.constexpr, TOWER_CHUNK: tl.constexpr):
+    unit = units + tl.arange(0, TOWER_CHUNK)
+    return tl.load(towers + (task * DIM + tl.arange(0, DIM))[:, None] * TOWER_HIDDEN + unit[None, :])
 
 
 @triton.jit
