@@ -1,7 +1,7 @@
 """Multi-task head: shared experts, mixed for each task by its gate (MMoE), then a tower per task.
 
 Two launches. In the first every program does one expert for a tile of candidates, or one chunk of its hidden units
-where a launch has few candidates (and one program does the gates); in the second the experts' parts are added, mixed
+where a launch has few candidates (and others do the gates); in the second the experts' parts are added, mixed
 and sent through the towers. Both ways give the same bits.
 """
 
@@ -113,7 +113,7 @@ class ExpertHead:
         way = self._way(users, room)
         runtime.launch(
             way.experts,
-            (self.sizes.experts * way.parts + 1, -(-candidates // way.rows), users),
+            (self.sizes.experts * way.parts + self.sizes.tasks // way.gates, -(-candidates // way.rows), users),
             *(words, wide, weights.first, weights.second, weights.gates, weights.vectors, *work),
             *(wide.stride(0), wide.stride(1), room),
         )
@@ -141,9 +141,10 @@ class _Way:
     def __init__(self, sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> None:
         self.rows = tile.rows
         self.parts = sizes.chunks // inside
+        self.gates = 1 if self.parts > 1 else sizes.tasks
         self.tasks_each = 1 if self.parts > 1 else sizes.tasks
         self.candidates_each = _MIXED_EACH if self.parts > 1 else _MIXED_TILE
-        self.experts = _experts(sizes, pointer, tile, inside)
+        self.experts = _experts(sizes, pointer, tile, inside, self.gates)
         self.towers = _towers(sizes, pointer, self)
 
     @property
@@ -151,7 +152,7 @@ class _Way:
         return (self.experts, self.towers)
 
 
-def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> TritonKernel:
+def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int, gates: int) -> TritonKernel:
     matrices = dict.fromkeys(("wide", "first", "second", "gates"), pointer)
     vectors = dict.fromkeys(("vectors", "parts", "shares"), "*fp32")
     integers = dict.fromkeys(("user_stride", "row_stride", "room"), "i32")
@@ -174,6 +175,7 @@ def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) ->
             "TILE": tile.rows,
             "STEP": sizes.step,
             "RESIDENT": sizes.resident,
+            "GATES": gates,
         },
         warps=tile.warps,
         stages=tile.stages,
