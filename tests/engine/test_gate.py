@@ -48,6 +48,13 @@ class Breaks(Quick):
         raise ExecutionError("an illegal address")
 
 
+class BreaksForGood(Breaks):
+    """After a fault nothing works on a GPU, freeing included."""
+
+    def close(self) -> None:
+        raise RuntimeError("unspecified launch failure")
+
+
 class QuickBackend:
     """A backend of the test's own, first among those that `auto` tries."""
 
@@ -75,10 +82,10 @@ class QuickBackend:
 
 
 class UnbuildableBackend(QuickBackend):
-    """Its compiler fails."""
+    """Its compiler has no room."""
 
     def prepare(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> None:
-        raise BackendUnavailable("quick could not be built: internal compiler error")
+        raise OSError(28, "No space left on device")
 
 
 Offer = Callable[[Any], QuickBackend]
@@ -213,7 +220,8 @@ def test_auto_passes_over_a_wrong_engine_and_says_so_loudly(
     ("made", "told"),
     [
         (QuickBackend(Breaks), "an illegal address"),
-        (UnbuildableBackend(Quick), "internal compiler error"),
+        (QuickBackend(BreaksForGood), "quick: closing it failed: unspecified launch failure"),
+        (UnbuildableBackend(Quick), "quick could not be built: [Errno 28] No space left on device"),
     ],
 )
 def test_auto_passes_over_what_does_not_build_or_run(

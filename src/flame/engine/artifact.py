@@ -126,8 +126,8 @@ def locked(folder: Path) -> Iterator[None]:
 def write(folder: Path, identity: Identity, built: Path) -> Artifact:
     """Makes `folder` an artifact of the files in `built`; the caller holds the lock.
 
-    Every file is put in its place whole, and `artifact.json` after all others: a reader finds the old artifact, the
-    new one, or in between a file that it calls damaged, and never runs one that does not belong to what it read.
+    Every file is put in its place whole, and `artifact.json` after all others: `read` finds the old artifact, the new
+    one, or in between a file that it calls damaged. Files that are replaced after it has read are not noticed.
     """
     old = _files_of(folder)
     names = sorted(path.name for path in built.iterdir())

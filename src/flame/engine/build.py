@@ -92,9 +92,17 @@ def _engine(choice: Choice, force: bool, *, validate: bool, report: Progress) ->
         if validate:
             validations = validated(engine, choice.package, artifact, place, report)
     except BaseException:
-        engine.close()
+        _close_failed(engine)
         raise
     return Built(engine, choice.folder, artifacts.fingerprint(choice.identity), validations)
+
+
+def _close_failed(engine: Engine) -> None:
+    """Closes an engine that is not to be used; a GPU that failed fails at this too, which must not hide the reason."""
+    try:
+        engine.close()
+    except Exception as error:
+        _log.warning("%s: closing it failed: %s", engine.backend, error)
 
 
 def _artifact(choice: Choice, force: bool, report: Progress) -> artifacts.Artifact:
@@ -116,7 +124,10 @@ def _artifact(choice: Choice, force: bool, report: Progress) -> artifacts.Artifa
 def _built(choice: Choice, report: Progress) -> artifacts.Artifact:
     report(f"building {choice.name}", 0, 1)
     with tempfile.TemporaryDirectory(prefix="flame-") as work:
-        choice.backend.prepare(choice.package, choice.profiles, Path(work), choice.target)
+        try:
+            choice.backend.prepare(choice.package, choice.profiles, Path(work), choice.target)
+        except OSError as error:
+            raise BackendUnavailable(f"{choice.name} could not be built: {error}") from error
         artifact = artifacts.write(choice.folder, choice.identity, Path(work))
     report(f"building {choice.name}", 1, 1)
     _log.info("%s: wrote the artifact %s", choice.name, choice.folder)

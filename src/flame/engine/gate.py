@@ -93,10 +93,10 @@ def _oracle(package: ModelPackage, device: str, threads: int) -> Iterator[EagerE
         oracle = _on(package, device)
         yield oracle
         oracle.close()
-    finally:
-        torch.set_num_threads(before)
         if device != "cpu":
             torch.cuda.empty_cache()
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on(package: ModelPackage, device: str) -> EagerEngine:

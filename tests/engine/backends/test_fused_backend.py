@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,7 +16,7 @@ import torch
 from flame.config import EngineConfig
 from flame.engine.artifact import fingerprint
 from flame.engine.backends.fused import backend as module
-from flame.engine.backends.fused import cubins
+from flame.engine.backends.fused import compiling, cubins, lanes
 from flame.engine.backends.fused.backend import FusedBackend
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.program import Tunable
@@ -21,8 +24,9 @@ from flame.engine.backends.fused.programs import program_type
 from flame.engine.backends.registry import BuildTarget, choose
 from flame.engine.build import build
 from flame.engine.choice import decide
+from flame.engine.kernels import triton_compiler
 from flame.engine.kernels.interpreter import Interpreter
-from flame.engine.kernels.kernel import Cubin
+from flame.engine.kernels.kernel import Cubin, KernelError, TritonKernel
 from flame.engine.package import ModelPackage
 from flame.engine.presets import preset, random_weights
 from flame.engine.spec import ModuleConfig, Profile
@@ -161,6 +165,93 @@ def test_climber_has_ways_that_a_build_can_choose_from() -> None:
     apart = program_type(spec)(spec, PRECISIONS["bf16"], Interpreter(), weights, frozenset({"stack"}), 90)
     assert isinstance(apart, Tunable)
     assert apart.ways(one, "rank") == ()
+
+
+def fake_driver(monkeypatch: pytest.MonkeyPatch, refuses: str = "") -> list[str]:
+    """As if there were a device, whose driver is open or refuses; gives what happened to it."""
+    driver = pytest.importorskip("flame.engine.kernels.driver", reason="cuda-bindings is not installed")
+    seen: list[str] = []
+
+    class Fake:
+        def __init__(self, found: list[Cubin], device: torch.device) -> None:
+            self.device = device
+            if refuses:
+                raise KernelError(refuses)
+            seen.append("open")
+
+        def close(self) -> None:
+            seen.append("closed")
+
+    monkeypatch.setattr(driver, "Driver", Fake)
+    monkeypatch.setattr(module, "_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(module, "_capability", lambda device: 90)
+    return seen
+
+
+def opened(folder: Path) -> object:
+    cubins.write(folder, [])
+    package = ModelPackage(SPEC, random_weights(SPEC, 0), None, "a fingerprint")
+    return FusedBackend().open(package, [Profile(1, 5, 3)], folder, BuildTarget("cuda", "bf16", 1))
+
+
+def test_machine_code_that_does_not_load_is_a_reason_for_another_backend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_driver(monkeypatch, "kernel tokens: CUDA_ERROR_NO_BINARY_FOR_GPU")
+    with pytest.raises(BackendUnavailable, match="fused cannot be loaded onto cuda:0: kernel tokens: CUDA_ERROR_NO"):
+        opened(tmp_path)
+
+
+def test_weights_without_room_leave_no_machine_code_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = fake_driver(monkeypatch)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "program_type", lambda spec: full)
+    with pytest.raises(BackendUnavailable, match="fused cannot be loaded onto cuda:0: CUDA out of memory"):
+        opened(tmp_path)
+    assert seen == ["open", "closed"]
+
+
+def test_a_compiler_that_does_not_start_ends_those_that_did(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError("cannot allocate memory")
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[0]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(compiling, "usable_cores", lambda: 2)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(OSError, match="cannot allocate memory"):
+        compiling.compile_all(compiling.Order(SPEC, "bf16", (), 90), tmp_path)
+    assert started[0].returncode is not None
+
+
+def test_a_kernel_that_wants_scratch_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wants = SimpleNamespace(metadata=SimpleNamespace(global_scratch_size=128, name="attend"))
+    monkeypatch.setattr(triton_compiler, "_compiled", lambda kernel, capability: wants)
+    with pytest.raises(KernelError, match="kernel attend-64 wants 128 bytes of scratch memory"):
+        triton_compiler.compile_triton(TritonKernel("attend-64", None, {}, {}), 90)
+
+
+def test_a_launch_is_short_where_the_last_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long launch is awaited asleep from its second on, whatever came before."""
+    took = iter([200e-6, 200e-6, 5e-3, 5e-3, 200e-6, 200e-6])
+    now, told = [0.0], []
+
+    def run(*, short: bool) -> None:
+        told.append(short)
+        now[0] += next(took)
+
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    launch = lanes.short_or_long(run)
+    for _ in range(6):
+        launch()
+    assert told == [False, True, True, False, False, True]
 
 
 def test_other_kernel_sources_make_other_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

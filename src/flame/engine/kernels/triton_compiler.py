@@ -9,14 +9,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flame.engine.kernels.kernel import Cubin, TritonKernel
+from flame.engine.kernels.kernel import Cubin, KernelError, TritonKernel
 
 _PARAMETER = re.compile(r"^\s*\.param\s", re.MULTILINE)
 
 
 def compile_triton(kernel: TritonKernel, capability: int) -> Cubin:
-    """Machine code of `kernel` for compute capability `capability` (90 for 9.0). Raises what Triton raises."""
+    """Machine code of `kernel` for compute capability `capability` (90 for 9.0).
+
+    Raises what Triton raises, and `KernelError` for a kernel that wants scratch memory, which no launch gives it.
+    """
     compiled = _compiled(kernel, capability)
+    if scratch := compiled.metadata.global_scratch_size:
+        raise KernelError(f"kernel {kernel.name} wants {scratch} bytes of scratch memory per program, and gets none")
     entry: str = compiled.metadata.name
     parameters = _parameters(compiled.asm["ptx"], entry)
     return Cubin(

@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,9 +23,13 @@ from flame.engine.backends.fused.parts import check_parts
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import check_architecture, kernels_of, program_type
 from flame.engine.backends.registry import BuildTarget
+from flame.engine.kernels.kernel import KernelError
 from flame.engine.package import ModelPackage
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from flame.engine.kernels.driver import Driver
 
 _LEAST_CAPABILITY = 80
 _SOURCES = (Path(kernels.__file__).parent, Path(__file__).parent)
@@ -65,24 +70,35 @@ class FusedBackend:
         compile_all(Order(package.spec, target.precision, target.without, capability), folder)
 
     def open(self, package: ModelPackage, profiles: Sequence[Profile], folder: Path, target: BuildTarget) -> Engine:
+        """Loads machine code and weights. Raises `BackendUnavailable` with what the driver or PyTorch said."""
         from flame.engine.kernels.driver import Driver
 
         device = _device(target.device)
-        without = check_parts(target.without)
-        precision = PRECISIONS[target.precision]
-        driver = Driver(cubins.read(folder), device)
-        program = program_type(package.spec)(
-            package.spec, precision, driver, package.weights, without, _capability(device)
-        )
-        return FusedEngine(
-            package.spec,
-            profiles,
-            program,
-            device=device,
-            precision=precision.name,
-            lane=partial(StreamLane if "graph" in without else GraphLane, device),
-            at_close=driver.close,
-        )
+        try:
+            driver = Driver(cubins.read(folder), device)
+            return _engine(package, profiles, driver, target)
+        except (KernelError, RuntimeError) as error:
+            raise BackendUnavailable(f"fused cannot be loaded onto {device}: {error}") from error
+
+
+def _engine(package: ModelPackage, profiles: Sequence[Profile], driver: Driver, target: BuildTarget) -> FusedEngine:
+    """The engine with its weights on the device; `driver` is the engine's from then on, and closed where it fails."""
+    spec, device = package.spec, driver.device
+    without, precision = check_parts(target.without), PRECISIONS[target.precision]
+    try:
+        program = program_type(spec)(spec, precision, driver, package.weights, without, _capability(device))
+    except BaseException:
+        driver.close()
+        raise
+    return FusedEngine(
+        spec,
+        profiles,
+        program,
+        device=device,
+        precision=precision.name,
+        lane=partial(StreamLane if "graph" in without else GraphLane, device),
+        at_close=driver.close,
+    )
 
 
 def _device(name: str) -> torch.device:

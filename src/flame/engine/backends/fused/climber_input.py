@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from flame.engine.backends.fused.input_sizes import token_sizes
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.kernels.kernel import Kernel, Runtime
-from flame.engine.kernels.tokens import TokenPlaces, Tokens, TokenSizes
-from flame.engine.models.input_stage import FeatureRow, InputStage, category_offsets
+from flame.engine.kernels.tokens import TokenPlaces, Tokens
+from flame.engine.models.input_stage import FeatureRow, InputStage
 from flame.engine.spec import ModelSpec
-from flame.schema import RowLayout
 
 PREFIX = "input."
 
@@ -33,7 +33,8 @@ class FusedInput:
     ) -> None:
         self._spec = spec
         self._runtime = runtime
-        self._tokens = Tokens(token_sizes(spec, ages), precision.pointer)
+        assert spec.climber is not None
+        self._tokens = Tokens(token_sizes(spec, spec.climber.dim, ages=ages), precision.pointer)
         self._weights = self._tokens.pack(part(weights, PREFIX), precision.dtype, runtime.device) if weights else None
 
     @property
@@ -118,40 +119,9 @@ class PlainInput(FusedInput):
         return replace(inputs, **{name: getattr(inputs, name).to(self._precision.dtype) for name in names})
 
 
-def token_sizes(spec: ModelSpec, ages: int | None) -> TokenSizes:
-    """The sizes of a Climber's input stage; `ages` as in `TokenSizes`."""
-    assert spec.climber is not None
-    schema, record = spec.input, spec.record
-    rows = {"item": schema.item_row, "user": schema.user_row, "context": schema.context_row}
-    categories = {f"{name}_categories": _categories(row) for name, row in rows.items()}
-    offsets = {f"{name}_offsets": tuple(category_offsets(row)) for name, row in rows.items()}
-    floats = {f"{name}_floats": row.float_words for name, row in rows.items()}
-    return TokenSizes(
-        dim=spec.climber.dim,
-        blocks=len(schema.sequences),
-        item_dim=schema.item_id.dim,
-        host=schema.item_id.lookup == "host",
-        actions=schema.actions,
-        positions=schema.sequence_capacity(schema.max_history) + 1,
-        header_words=record.header_words,
-        event_words=record.event_words,
-        candidate_words=record.candidate_words,
-        user_start=record.user_start,
-        context_start=record.context_start,
-        ages=ages,
-        **categories,  # type: ignore[arg-type]
-        **offsets,  # type: ignore[arg-type]
-        **floats,  # type: ignore[arg-type]
-    )
-
-
 def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-
-def _categories(row: RowLayout) -> int:
-    return sum(field.vocabulary or 0 for field in row.fields)
 
 
 def _stage(spec: ModelSpec, precision: Precision, device: torch.device, weights: dict[str, Tensor]) -> InputStage:

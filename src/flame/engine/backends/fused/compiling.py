@@ -47,8 +47,10 @@ def compile_all(order: Order, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="flame-kernels-") as work:
         shares = [msgspec.structs.replace(order, names=tuple(names[part::count])) for part in range(count)]
         parts = [Path(work, str(part)) for part in range(count)]
-        children = [_Child(share, part) for share, part in zip(shares, parts, strict=True)]
+        children: list[_Child] = []
         try:
+            for share, part in zip(shares, parts, strict=True):
+                children.append(_Child(share, part))
             for child in children:
                 child.finish()
         finally:

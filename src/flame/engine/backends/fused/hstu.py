@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flame.engine.backends.fused.hstu_input import packed_tokens, token_places, token_sizes
+from flame.engine.backends.fused.hstu_input import new_tokens, packed_tokens, token_places
 from flame.engine.backends.fused.hstu_layers import HstuLayers, LayerWork
 from flame.engine.backends.fused.hstu_sizes import EPS, HstuSizes
 from flame.engine.backends.fused.precision import Precision
@@ -17,7 +17,7 @@ from flame.engine.backends.fused.rows import Rows
 from flame.engine.backends.fused.state import HEADER_BYTES
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
-from flame.engine.kernels.tokens import TokenPlaces, Tokens
+from flame.engine.kernels.tokens import TokenPlaces
 from flame.engine.kernels.towers import NormedTowers, TowerSizes
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import BackendUnavailable
@@ -57,7 +57,7 @@ class HstuProgram:
         self._precision = precision
         self._runtime = runtime
         self._sizes = HstuSizes.of(spec)
-        self._tokens = Tokens(token_sizes(spec), precision.pointer)
+        self._tokens = new_tokens(spec, precision)
         self._layers = HstuLayers(self._sizes, precision, runtime, weights, capability)
         self._towers = NormedTowers(_tower_sizes(spec), precision.pointer)
         if weights is not None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from flame.engine.backends.fused.program import MOST_LAUNCHES
+from flame.engine.machine import usable_cores
+
+_SHORT_S = 300e-6
+"""Launches below this are awaited awake: to wake a thread that sleeps takes some 40 us, a quarter of the shortest."""
 
 _running: dict[torch.device, threading.Semaphore] = {}
 
@@ -30,6 +37,19 @@ class Lane(Protocol):
 
     def close(self) -> None:
         """Frees what was recorded; none of it may be called again."""
+
+
+def short_or_long(run: Callable[..., None]) -> Steps:
+    """Calls `run(short=...)`: a launch is taken to be short where the one before it was. For one thread at a time."""
+    took = math.inf
+
+    def launch() -> None:
+        nonlocal took
+        began = time.perf_counter()
+        run(short=took < _SHORT_S)
+        took = time.perf_counter() - began
+
+    return launch
 
 
 class HostLane:
@@ -55,8 +75,9 @@ class StreamLane:
         self._device = device
         self._slots = _running.setdefault(device, threading.Semaphore(MOST_LAUNCHES))
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # A thread that waits sleeps: the cores belong to the requests.
-        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        # Both waits leave Python's lock to others, which asking the event again and again from here would not.
+        self._asleep = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._awake = torch.cuda.Event() if usable_cores() > MOST_LAUNCHES else self._asleep  # type: ignore[no-untyped-call]
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, pin_memory=True)
@@ -64,17 +85,19 @@ class StreamLane:
     def record(self, steps: Steps) -> Steps:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._run(steps)
-        return lambda: self._run(steps)
+        return short_or_long(partial(self._run, steps))
 
     def close(self) -> None:
         """Steps hold nothing beyond their memory."""
 
-    def _run(self, steps: Steps) -> None:
+    def _run(self, steps: Steps, *, short: bool = False) -> None:
+        """Awake where the launch is short and there is a core for every launch to wait on and one for the requests."""
+        done = self._awake if short else self._asleep
         with self._slots:
             with torch.cuda.stream(self._stream):
                 steps()
-                self._done.record(self._stream)
-            self._done.synchronize()
+                done.record(self._stream)
+            done.synchronize()
 
 
 class GraphLane(StreamLane):
@@ -98,7 +121,7 @@ class GraphLane(StreamLane):
         replay = graph.replay
         # The first launch moves a graph to the device.
         self._run(replay)
-        return lambda: self._run(replay)
+        return short_or_long(partial(self._run, replay))
 
     def close(self) -> None:
         while self._graphs:

@@ -1,7 +1,7 @@
 """Multi-task head: shared experts, mixed for each task by its gate (MMoE), then a tower per task.
 
 Two launches. In the first every program does one expert for a tile of candidates, or one chunk of its hidden units
-where a launch has few candidates (and one program does the gates); in the second the experts' parts are added, mixed
+where a launch has few candidates (and others do the gates); in the second the experts' parts are added, mixed
 and sent through the towers. Both ways give the same bits.
 """
 
@@ -21,6 +21,8 @@ from flame.engine.kernels.towers import packed_vectors
 __all__ = ["SPREAD", "WHOLE", "ExpertHead", "ExpertSizes", "ExpertTile", "ExpertWeights", "ExpertWork"]
 
 _MIXED_TILE = 16
+_MIXED_EACH = 4
+"""Candidates of a tile where experts are spread: a tile reads 8 KiB for each, four times over."""
 _FEW_PROGRAMS = 64
 """Launches that would have fewer programs than this spread an expert over several."""
 
@@ -111,13 +113,13 @@ class ExpertHead:
         way = self._way(users, room)
         runtime.launch(
             way.experts,
-            (self.sizes.experts * way.parts + 1, -(-candidates // way.rows), users),
+            (self.sizes.experts * way.parts + self.sizes.tasks // way.gates, -(-candidates // way.rows), users),
             *(words, wide, weights.first, weights.second, weights.gates, weights.vectors, *work),
             *(wide.stride(0), wide.stride(1), room),
         )
         runtime.launch(
             way.towers,
-            (-(-candidates // _MIXED_TILE), self.sizes.tasks // way.tasks_each, users),
+            (-(-candidates // way.candidates_each), self.sizes.tasks // way.tasks_each, users),
             *(words, weights.towers, weights.vectors, *work, scores, room, candidates),
         )
 
@@ -139,16 +141,18 @@ class _Way:
     def __init__(self, sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> None:
         self.rows = tile.rows
         self.parts = sizes.chunks // inside
+        self.gates = 1 if self.parts > 1 else sizes.tasks
         self.tasks_each = 1 if self.parts > 1 else sizes.tasks
-        self.experts = _experts(sizes, pointer, tile, inside)
-        self.towers = _towers(sizes, pointer, self.parts, self.tasks_each)
+        self.candidates_each = _MIXED_EACH if self.parts > 1 else _MIXED_TILE
+        self.experts = _experts(sizes, pointer, tile, inside, self.gates)
+        self.towers = _towers(sizes, pointer, self)
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
         return (self.experts, self.towers)
 
 
-def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) -> TritonKernel:
+def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int, gates: int) -> TritonKernel:
     matrices = dict.fromkeys(("wide", "first", "second", "gates"), pointer)
     vectors = dict.fromkeys(("vectors", "parts", "shares"), "*fp32")
     integers = dict.fromkeys(("user_stride", "row_stride", "room"), "i32")
@@ -171,6 +175,7 @@ def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) ->
             "TILE": tile.rows,
             "STEP": sizes.step,
             "RESIDENT": sizes.resident,
+            "GATES": gates,
         },
         warps=tile.warps,
         stages=tile.stages,
@@ -178,16 +183,16 @@ def _experts(sizes: ExpertSizes, pointer: str, tile: ExpertTile, inside: int) ->
     )
 
 
-def _towers(sizes: ExpertSizes, pointer: str, parts: int, tasks_each: int) -> TritonKernel:
+def _towers(sizes: ExpertSizes, pointer: str, way: _Way) -> TritonKernel:
     vectors = dict.fromkeys(("vectors", "parts", "shares", "scores"), "*fp32")
     return TritonKernel(
-        name=f"mixed_towers_{parts}",
+        name=f"mixed_towers_{way.parts}",
         function=mixed_towers,
         signature={"words": "*i32", "towers": pointer, **vectors, "room": "i32", "candidates": "i32"},
         constants={
             "EXPERTS": sizes.experts,
             "EXPERTS_PADDED": sizes.experts_padded,
-            "PARTS": parts,
+            "PARTS": way.parts,
             "DIM": sizes.dim_padded,
             "TASKS": sizes.tasks,
             "SIGMOIDS": sizes.sigmoids,
@@ -197,8 +202,9 @@ def _towers(sizes: ExpertSizes, pointer: str, parts: int, tasks_each: int) -> Tr
             "HEADER_WORDS": sizes.header_words,
             "COUNT_WORD": sizes.count_word,
             "TILE": _MIXED_TILE,
-            "TASKS_EACH": tasks_each,
+            "TASKS_EACH": way.tasks_each,
             "TOGETHER": sizes.together,
+            "EACH": way.candidates_each,
         },
         warps=4,
         stages=3,

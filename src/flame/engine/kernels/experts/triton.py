@@ -38,25 +38,41 @@ def experts(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
     RESIDENT: tl.constexpr,
+    GATES: tl.constexpr,
 ):
-    """Grid (parts of all experts and then the gates, tiles of candidates, users).
+    """Grid (parts of all experts and then the gates, `GATES` tasks a program, tiles of candidates, users).
 
     A chunk of hidden units gives a sum of its own, and these are added one after the other: by the program that has
     all of an expert's chunks (`INSIDE` of them) or, where each has a program, by whoever reads them; bit for bit the
-    same.
+    same. There a program is one chain, and asks for all it needs before the header has come; rows of `wide` beyond
+    the count hold anything, and nobody reads what is made of them.
     """
+    EARLY: tl.constexpr = INSIDE == 1 and RESIDENT and HIDDEN > CHUNK
     PARTS: tl.constexpr = HIDDEN // (CHUNK * INSIDE)
     place = tl.program_id(0)
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(1) * TILE
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
-    if start >= count:
-        return
     candidate = start + tl.arange(0, TILE)
-    live = candidate < count
     at = wide + user * user_stride + candidate * row_stride
     row = user * room + candidate
-    pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
+    matrices = ()
+    if EARLY:
+        pieces = _pieces(at, candidate < room, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
+        mine = place < EXPERTS * PARTS
+        part = tl.where(mine, place, 0)
+        units = (part % PARTS) * CHUNK + tl.arange(0, CHUNK)
+        early_matrix = first + part // PARTS * (INPUTS_PADDED * HIDDEN) + units[None, :]
+        for piece in tl.static_range(INPUTS_PADDED // STEP):
+            inner = piece * STEP + tl.arange(0, STEP)
+            matrices += (tl.load(early_matrix + inner[:, None] * HIDDEN, mask=mine, other=0.0),)
+        outputs_at = second + (part // PARTS * HIDDEN + units)[:, None] * DIM + tl.arange(0, DIM)[None, :]
+        early_out = tl.load(outputs_at, mask=mine, other=0.0)
+    if start >= count:
+        return
+    live = candidate < count
+    if not EARLY:
+        pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
     if place < EXPERTS * PARTS:
         expert = place // PARTS
         begin = (place - expert * PARTS) * (CHUNK * INSIDE)
@@ -65,10 +81,14 @@ def experts(
         matrix = first + expert * (INPUTS_PADDED * HIDDEN)
         for chunk in range(INSIDE):
             unit = begin + chunk * CHUNK + tl.arange(0, CHUNK)
-            out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + output[None, :])
-            hidden = _product(
-                at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
-            )
+            if EARLY:
+                out = early_out
+                hidden = _sum(pieces, matrices, CHUNK, TILE)
+            else:
+                out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + output[None, :])
+                hidden = _product(
+                    at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
+                )
             hidden = tl.maximum(hidden + tl.load(vectors + expert * HIDDEN + unit)[None, :], 0.0)
             # A plain sum would become the product's accumulator, which rounds in another way.
             total = tl.fma(tl.dot(hidden.to(out.dtype), out, input_precision="ieee"), 1.0, total)
@@ -77,7 +97,8 @@ def experts(
     else:
         column = tl.arange(0, EXPERTS_PADDED)
         biases = vectors + EXPERTS * HIDDEN + EXPERTS_PADDED * DIM
-        for task in range(TASKS):
+        for turn in range(GATES):
+            task = (place - EXPERTS * PARTS) * GATES + turn
             matrix = gates + task * (INPUTS_PADDED * EXPERTS_PADDED) + column[None, :]
             logits = _product(
                 at,
@@ -93,6 +114,7 @@ def experts(
                 TILE,
             )
             logits += tl.load(biases + task * EXPERTS_PADDED + column)[None, :]
+            logits = tl.where(live[:, None], logits, 0.0)
             logits = tl.where((column < EXPERTS)[None, :], logits, -float("inf"))
             weights = tl.exp(logits - tl.max(logits, 1)[:, None])
             weights = weights / tl.sum(weights, 1)[:, None]
@@ -138,13 +160,20 @@ def _product(
         for piece in tl.static_range(INPUTS_PADDED // STEP):
             inner = piece * STEP + tl.arange(0, STEP)
             matrices += (tl.load(matrix + inner[:, None] * MATRIX_STRIDE),)
-        for piece in tl.static_range(INPUTS_PADDED // STEP):
-            total = tl.dot(pieces[piece], matrices[piece], total, input_precision="ieee")
+        total = _sum(pieces, matrices, COLUMNS, TILE)
     else:
         for step in range(0, INPUTS_PADDED, STEP):
             inner = step + tl.arange(0, STEP)
             part = _piece(at, live, step, INPUTS, STEP)
             total = tl.dot(part, tl.load(matrix + inner[:, None] * MATRIX_STRIDE), total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _sum(pieces, matrices, COLUMNS: tl.constexpr, TILE: tl.constexpr):
+    total = tl.zeros((TILE, COLUMNS), tl.float32)
+    for piece in tl.static_range(len(pieces)):
+        total = tl.dot(pieces[piece], matrices[piece], total, input_precision="ieee")
     return total
 
 
@@ -172,22 +201,36 @@ def mixed_towers(
     TILE: tl.constexpr,
     TASKS_EACH: tl.constexpr,
     TOGETHER: tl.constexpr,
+    EACH: tl.constexpr,
 ):
-    """Grid (tiles of candidates, groups of `TASKS_EACH` tasks, users)."""
+    """Grid (tiles of `EACH` candidates, groups of `TASKS_EACH` tasks, users).
+
+    Where experts are spread, launches are small and a program is one chain: it has few of a product's rows, and asks
+    for all it needs before the header has come. Rows beyond the count hold anything, and nobody reads their scores.
+    """
+    EARLY: tl.constexpr = PARTS > 1
     user = tl.program_id(2).to(tl.int64)
-    start = tl.program_id(0) * TILE
+    start = tl.program_id(0) * EACH
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
-    if start >= count:
-        return
-    candidate = start + tl.arange(0, TILE)
-    live = candidate < count
+    slot = tl.arange(0, TILE)
+    candidate = start + slot
     row = user * room + candidate
-    column = tl.arange(0, DIM)
     biases = vectors + BIASES
     begin = tl.program_id(1) * TASKS_EACH
     share = shares + row * (TASKS * EXPERTS_PADDED)
-    weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
-    outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
+    matrices = ()
+    if EARLY:
+        live = (candidate < room) & (slot < EACH)
+        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
+        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
+        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
+            matrices += (_tower_matrix(towers, begin, units, DIM, TOWER_HIDDEN, TOWER_CHUNK),)
+    if start >= count:
+        return
+    if not EARLY:
+        live = candidate < count
+        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
+        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
     for turn in range(TASKS_EACH):
         task = begin + turn
         own = share + task * EXPERTS_PADDED
@@ -198,11 +241,20 @@ def mixed_towers(
         logit = tl.zeros((TILE,), tl.float32) + tl.load(tower + 2 * TOWER_HIDDEN)
         for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
             unit = units + tl.arange(0, TOWER_CHUNK)
-            matrix = tl.load(towers + (task * DIM + column)[:, None] * TOWER_HIDDEN + unit[None, :])
+            if EARLY:
+                matrix = matrices[units // TOWER_CHUNK]
+            else:
+                matrix = _tower_matrix(towers, task, units, DIM, TOWER_HIDDEN, TOWER_CHUNK)
             total = tl.dot(mixed.to(matrix.dtype), matrix, input_precision="ieee")
             logit += tower_logit(total, tower + unit, tower + TOWER_HIDDEN + unit)
         out = scores + (user * candidates + candidate) * TASKS + task
-        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live)
+        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live & (candidate < count))
+
+
+@triton.jit
+def _tower_matrix(towers, task, units, DIM: tl.constexpr, TOWER_HIDDEN: tl.constexpr, TOWER_CHUNK: tl.constexpr):
+    unit = units + tl.arange(0, TOWER_CHUNK)
+    return tl.load(towers + (task * DIM + tl.arange(0, DIM))[:, None] * TOWER_HIDDEN + unit[None, :])
 
 
 @triton.jit
