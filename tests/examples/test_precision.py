@@ -8,7 +8,7 @@ import pytest
 
 from examples.movielens import precision, train
 from flame.config import EngineConfig
-from flame.engine import build, package
+from flame.engine import measuring, package
 from flame.engine.random_weights import random_weights
 from flame.engine.spec import ProfileCost
 from flame.examples.movielens.dataset import Dataset
@@ -18,7 +18,7 @@ def test_a_row_for_every_engine_and_one_to_compare_with(
     taste: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Costs of the profiles are made up: measuring them takes longer than all else, and they change no score."""
-    monkeypatch.setattr(build, "measure_cost", lambda engine, profile: ProfileCost(1.0, 0.5, 0.5))
+    monkeypatch.setattr(measuring, "measure_cost", lambda engine, profile: ProfileCost(1.0, 0.5, 0.5))
     model = tmp_path / "model"
     package.save(model, train.SPEC, random_weights(train.SPEC, seed=1))
     plain, own = precision.measure(model, taste, [EngineConfig(backend="eager", precision="fp32")], users=5)

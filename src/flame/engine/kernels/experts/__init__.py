@@ -25,6 +25,8 @@ _MIXED_EACH = 4
 """Candidates of a tile where experts are spread: a tile reads 8 KiB for each, four times over."""
 _FEW_PROGRAMS = 64
 """Launches that would have fewer programs than this spread an expert over several."""
+_MOST_PARTS = 8
+"""Chunks of an expert that may lie in programs of their own: its towers hold all of them in registers."""
 
 
 class ExpertTile(NamedTuple):
@@ -80,7 +82,8 @@ class ExpertHead:
         self.sizes = sizes
         self._few = few
         self._whole = _Way(sizes, pointer, whole, sizes.chunks)
-        self._spread = _Way(sizes, pointer, spread, 1) if sizes.chunks > 1 else self._whole
+        spreads = 1 < sizes.chunks <= _MOST_PARTS
+        self._spread = _Way(sizes, pointer, spread, 1) if spreads else self._whole
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
