@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import strategies
 
 # A shell ignores Ctrl-C for what it starts in the background, and children inherit that: the tests that interrupt a
 # process would wait for ever. A signal that is handled here is back to its default in a child.
@@ -20,10 +19,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 HAS_DRIVER = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
 if not HAS_DRIVER:
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-# Hypothesis makes its table of characters at first use and keeps it. Once it was made wrong in the middle of a run, on
-# a fresh checkout, and every later test of text failed: so it is made here, where nothing else goes on.
-strategies.text().validate()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
