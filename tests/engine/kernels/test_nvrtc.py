@@ -44,6 +44,13 @@ def test_constants_reach_the_code(kernel: CudaKernel) -> None:
     assert compile_cuda(replace(kernel, defines={"SIZE": 8}), 90).code != compile_cuda(kernel, 90).code
 
 
+def test_an_empty_log_is_written_into_memory_of_our_own(kernel: CudaKernel) -> None:
+    """Python has one object for each single byte, and the compiler writes into what it is given."""
+    compile_cuda(kernel, 90)
+    assert [value for value in range(256) if bytes([value]) != bytes(bytearray([value, 0]))[:-1]] == []
+    assert b" ".decode() == " "
+
+
 def test_what_the_compiler_says_is_told(kernel: CudaKernel) -> None:
     with pytest.raises(KernelError, match=r'(?s)kernel scale-4 does not compile.*identifier "SIZE" is undefined'):
         compile_cuda(replace(kernel, defines={}), 90)

@@ -80,9 +80,11 @@ def _value(answer: tuple[Any, ...], kernel: CudaKernel) -> Any:
 
 
 def _text(program: Any, size: Any, get: Any) -> bytes:
-    content: bytes = b" " * size(program)[1]
+    """What `get` writes into the bytes it is given: never one byte alone, which Python shares with everybody."""
+    length: int = size(program)[1]
+    content = bytes(length + 1)
     get(program, content)
-    return content
+    return content[:length]
 
 
 def _log(program: Any) -> str:
