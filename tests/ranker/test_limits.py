@@ -46,7 +46,7 @@ def test_no_more_than_the_limit_are_let_in(bench) -> None:
 def test_a_caller_who_has_an_answer_may_ask_again_at_once(bench) -> None:
     ranker = bench(max_in_flight=1).ranker
     for _ in range(50):
-        ranker.rank(RankRequest(user=1, candidates=np.arange(1, 5)))
+        assert len(ranker.rank(RankRequest(user=1, candidates=np.arange(1, 5))).scores) == 4
 
 
 def test_the_default_deadline_holds_for_requests_without_one(bench) -> None:

@@ -17,7 +17,7 @@ from flame.engine.backends.fused.climber_stack import StackLayers, StackWork, wh
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import Rows
-from flame.engine.backends.fused.state import HEADER_BYTES, MOST_BLOCKS
+from flame.engine.backends.fused.state import MOST_BLOCKS, workspace_states
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec, Profile
@@ -76,9 +76,7 @@ class ClimberProgram:
         shape = (rows.users, rows.blocks, rows.per_block, self._spec.climber.dim)
         x = torch.empty(shape, dtype=self._precision.dtype, device=device)
         words = torch.zeros(self._spec.layout(profile).words, dtype=torch.int32, device=device)
-        own = torch.zeros(rows.users, HEADER_BYTES + self.state_bytes(rows.events), dtype=torch.uint8, device=device)
-        own[:, :4].view(torch.int32).fill_(rows.events)
-        addresses = torch.tensor([state.data_ptr() for state in own], dtype=torch.int64, device=device)
+        own, addresses = workspace_states(rows.users, rows.events, self.state_bytes(rows.events), device)
         scores = (profile.users, profile.candidates, len(self._spec.tasks))
         return ClimberMemory(
             profile=profile,

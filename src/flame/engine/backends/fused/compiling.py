@@ -1,7 +1,7 @@
 """Compiles the kernels of a model ahead of time, in processes of their own.
 
-Compilers are slow, hold Python's lock, and may crash; children use all cores, and leave Triton's compiler out of the
-process that serves. Run as a module, this file is such a child.
+Compilers are slow, hold Python's lock, and may crash; children use all cores, and a crash of
+one leaves the process that serves alone. Run as a module, this file is such a child.
 """
 
 from __future__ import annotations

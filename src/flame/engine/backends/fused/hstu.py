@@ -14,7 +14,7 @@ from flame.engine.backends.fused.hstu_sizes import EPS, HstuSizes
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import Rows
-from flame.engine.backends.fused.state import HEADER_BYTES
+from flame.engine.backends.fused.state import workspace_states
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.kernels.tokens import TokenPlaces
@@ -75,9 +75,7 @@ class HstuProgram:
     def memory(self, profile: Profile) -> HstuMemory:
         rows, device = Rows.of(self._spec, profile), self._runtime.device
         dim = self._sizes.config.dim
-        own = torch.zeros(rows.users, HEADER_BYTES + self.state_bytes(rows.events), dtype=torch.uint8, device=device)
-        own[:, :4].view(torch.int32).fill_(rows.events)
-        addresses = torch.tensor([state.data_ptr() for state in own], dtype=torch.int64, device=device)
+        own, addresses = workspace_states(rows.users, rows.events, self.state_bytes(rows.events), device)
         return HstuMemory(
             profile=profile,
             rows=rows,

@@ -41,7 +41,18 @@ class DeviceState:
 
 def new_state(capacity: int, body_bytes: int, device: torch.device, owner: object = None) -> DeviceState:
     """A state for `capacity` events per sequence with nothing encoded in it; its header is written before return."""
-    memory = torch.zeros(HEADER_BYTES + body_bytes, dtype=torch.uint8, device=device)
+    memory, _ = workspace_states(1, capacity, body_bytes, device)
+    return DeviceState(memory[0], capacity, owner=owner)
+
+
+def workspace_states(
+    users: int, capacity: int, body_bytes: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memory of `users` states with their headers written, uint8 `[users, bytes]`, and their addresses int64 `[users]`.
+
+    `body_bytes` is a multiple of 4.
+    """
+    memory = torch.zeros(users, HEADER_BYTES + body_bytes, dtype=torch.uint8, device=device)
     # A copy from pageable memory is over when it returns: launches run on streams that wait for no other.
-    memory[:4].view(torch.int32).copy_(torch.tensor([capacity], dtype=torch.int32))
-    return DeviceState(memory, capacity, owner=owner)
+    memory[:, :4].view(torch.int32).copy_(torch.full((users, 1), capacity, dtype=torch.int32))
+    return memory, torch.tensor([state.data_ptr() for state in memory], dtype=torch.int64, device=device)
