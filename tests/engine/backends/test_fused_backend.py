@@ -233,9 +233,10 @@ def test_a_compiler_that_does_not_start_ends_those_that_did(monkeypatch: pytest.
 
 def test_a_kernel_that_wants_scratch_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wants = SimpleNamespace(metadata=SimpleNamespace(global_scratch_size=128, name="attend"))
-    monkeypatch.setattr(triton_compiler, "_compiled", lambda kernel, capability: wants)
+    monkeypatch.setattr(triton_compiler, "_compiled", lambda *_: wants)
+    function = SimpleNamespace(arg_names=[])
     with pytest.raises(KernelError, match="kernel attend-64 wants 128 bytes of scratch memory"):
-        triton_compiler.compile_triton(TritonKernel("attend-64", None, {}, {}), 90)
+        triton_compiler.compile_triton(TritonKernel("attend-64", function, {}, {}), 90)
 
 
 def test_a_launch_is_short_where_the_last_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +268,7 @@ def test_other_kernel_sources_make_other_versions(monkeypatch: pytest.MonkeyPatc
 def test_compiled_kernels_come_back_from_their_files(tmp_path: Path) -> None:
     kernels = [
         Cubin("a", "entry", b"\x7fELF\0\xff", 128, 49_152, ("*bf16", "i32"), 2),
-        Cubin("b-2", "other", b"", 32, 0, ()),
+        Cubin("b-2", "other", b"", 32, 0, (), dependent=True),
     ]
     cubins.write(tmp_path, kernels)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.cubin", "b-2.cubin", "kernels.json"]

@@ -22,8 +22,8 @@ import flame.engine.kernels
 from flame.engine.backends.fused.compiling import compile_kernel
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import kernels_of
-from flame.engine.kernels.kernel import CudaKernel, Kernel
-from flame.engine.kernels.resources import resources
+from flame.engine.kernels.kernel import Cubin, CudaKernel, Kernel
+from flame.engine.kernels.resources import instructions, resources
 from flame.engine.presets import preset
 from flame.engine.spec import ModelSpec
 from flame.schema import ItemTable
@@ -99,13 +99,23 @@ def identity(kernel: Kernel) -> str:
 
 
 def measured(kernel: Kernel, capability: int) -> dict[str, Any]:
-    """What it takes, or why it does not compile."""
+    """What it takes, and whether it waits as a dependent must, or why it does not compile."""
     started = time.monotonic()
     try:
-        found = resources(compile_kernel(kernel, capability), capability)._asdict()
+        cubin = compile_kernel(kernel, capability)
+        found = resources(cubin, capability)._asdict() | {"dependent": cubin.dependent}
+        if cubin.dependent:
+            found["waits"] = waits(cubin, isinstance(kernel, CudaKernel))
     except Exception as error:  # whatever a compiler raises
         found = {"error": f"{type(error).__name__}: {error}"[:2000]}
     return found | {"seconds": time.monotonic() - started}
+
+
+def waits(cubin: Cubin, takes_tickets: bool) -> bool:
+    """Whether the code waits for the kernel before it writes anything (but takes a ticket) and before it ends."""
+    found = instructions(cubin)
+    late = {"EXIT"} | (set() if takes_tickets else {"ST", "STG", "RED", "REDG", "ATOM", "ATOMG"})
+    return "ACQBULK" in found[: min(found.index(name) for name in late if name in found)]
 
 
 def main() -> None:

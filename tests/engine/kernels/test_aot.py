@@ -1,4 +1,5 @@
-"""Every GPU kernel compiles for every architecture without spilling registers, and its shared memory is there.
+"""Every GPU kernel compiles for every architecture without spilling registers, its shared memory is there, and from 9.0
+on it waits for the kernel before it.
 
 Compiled in processes of their own, since this one may interpret. What is compiled stands in `compile_all.py`.
 """
@@ -62,6 +63,8 @@ def excesses(found: list[dict[str, Any]], capability: int) -> list[str]:
             lines.append(f"{name}: {one['registers']} registers and {one['stack']} bytes of stack")
         if one["shared"] > shared_limit(capability):
             lines.append(f"{name}: {one['shared']} bytes of shared memory, {shared_limit(capability)} are there")
+        if one["dependent"] and not one["waits"]:
+            lines.append(f"{name} is launched as a dependent and writes or ends before it waits")
     return lines
 
 
@@ -125,6 +128,7 @@ def test_every_kernel_compiles_and_fits(compile_kernels: Compile, capability: in
     found = compile_kernels(capability, f"--share={share}")
     assert len(found) > 20
     assert not excesses(found, capability)
+    assert {one["dependent"] for one in found} == {capability >= 90}
 
 
 def test_no_kernel_is_missed(compile_kernels: Compile) -> None:
@@ -139,6 +143,7 @@ KERNELS = """
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
 from flame.engine.kernels.kernel import TritonKernel
 
 
@@ -164,6 +169,17 @@ def kernels():
     yield kernel("spills", 128, 256, 64)
     yield kernel("too large", 128, 128, 128, stages=5, warps=8)
     yield kernel("wrong", 64, 64, 64, b="*fp32")
+
+
+@triton.jit
+def hasty(x, DEPENDENT: tl.constexpr):
+    tl.store(x, 1)
+    wait_for_kernel_before(DEPENDENT)
+    tl.store(x, 2)
+
+
+def dependents():
+    yield TritonKernel("hasty", hasty, {"x": "*i32"}, {})
 """
 
 
@@ -177,3 +193,11 @@ def test_what_does_not_compile_or_fit_is_told(compile_kernels: Compile, tmp_path
     assert "too large (several) on sm_80:" in large
     assert "bytes of shared memory, 166912 are there" in large
     assert "wrong (several) on sm_80 does not compile:" in wrong
+
+
+def test_a_dependent_that_writes_before_it_waits_is_told(compile_kernels: Compile, tmp_path: Path) -> None:
+    file = tmp_path / "several.py"
+    file.write_text(KERNELS.replace("def kernels()", "def others()").replace("def dependents()", "def kernels()"))
+    (hasty,) = excesses(compile_kernels(90, file), 90)
+    assert hasty.endswith("hasty (several) on sm_90 is launched as a dependent and writes or ends before it waits")
+    assert excesses(compile_kernels(80, file), 80) == []

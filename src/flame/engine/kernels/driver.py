@@ -46,12 +46,9 @@ class Driver:
         check(kernel, arguments, self.device)
         self._make_current()
         packed = Arguments(cubin, arguments)
-        x, y, z = (*grid, 1, 1)[:3]
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        function = self._functions[kernel.name]
-        answer = driver.cuLaunchKernel(
-            function, x, y, z, cubin.threads, 1, 1, cubin.shared, stream, packed.addresses, 0
-        )
+        config = _config(cubin, grid, stream)
+        answer = driver.cuLaunchKernelEx(config, self._functions[kernel.name], packed.addresses, 0)
         _answer(f"kernel {kernel.name} with grid {grid}", answer)
 
     def close(self) -> None:
@@ -75,6 +72,28 @@ class Driver:
         """A thread that has not used PyTorch on this device yet has no context, or another device's."""
         if int(_answer("the CUDA context", driver.cuCtxGetCurrent())) != int(self._context):
             _answer("the CUDA context", driver.cuCtxSetCurrent(self._context))
+
+
+def _config(cubin: Cubin, grid: tuple[int, ...], stream: int) -> Any:
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = (*grid, 1, 1)[:3]
+    config.blockDimX, config.blockDimY, config.blockDimZ = cubin.threads, 1, 1
+    config.sharedMemBytes = cubin.shared
+    config.hStream = stream
+    config.attrs = [_AS_DEPENDENT] if cubin.dependent else []
+    config.numAttrs = len(config.attrs)
+    return config
+
+
+def _as_dependent() -> Any:
+    """Of a launch that may begin before the kernel before it in the stream, or in the graph captured from it, ends."""
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    return attribute
+
+
+_AS_DEPENDENT = _as_dependent()
 
 
 def _answer(what: str, answer: tuple[Any, ...]) -> Any:

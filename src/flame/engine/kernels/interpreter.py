@@ -21,4 +21,4 @@ class Interpreter:
         """Runs `kernel` and returns when it is done."""
         assert isinstance(kernel, TritonKernel), f"{kernel.name} is CUDA C++, which nothing interprets"
         check(kernel, arguments, self.device)
-        kernel.function[grid](*arguments, **kernel.constants)
+        kernel.function[grid](*arguments, **kernel.all_constants(dependent=False))

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 
+DEPENDENT = "DEPENDENT"
+"""The constexpr that tells a Triton function whether it is launched as a dependent, which its kernel's `constants`
+leave to the compiler (`flame.engine.kernels.dependent`)."""
+DEPENDENTS_SINCE = 90
+"""The first compute capability that has dependent launches."""
+
+
 class KernelError(Exception):
     """A kernel that does not compile, load or launch; the message names it and says why."""
 
@@ -20,9 +27,9 @@ class TritonKernel:
 
     `name` is unique among the kernels of a model and names its file. `signature` gives the type of every parameter
     that is passed at a launch, in order ("*bf16", "*fp32", "*i32", "*i64", "i32", "fp32"); `constants` every
-    constexpr. Pointers have to be aligned to 16 bytes unless they are named in `unaligned`; integers named in
-    `multiples_of_16` are promised to be such. `registers` is the most that a thread may take, where
-    more than one program is to fit a multiprocessor.
+    constexpr but DEPENDENT. Pointers have to be aligned to 16 bytes unless they are named in `unaligned`; integers
+    named in `multiples_of_16` are promised to be such. `registers` is the most that a thread may take, where more than
+    one program is to fit a multiprocessor.
     """
 
     name: str
@@ -35,6 +42,15 @@ class TritonKernel:
     unaligned: frozenset[str] = frozenset()
     multiples_of_16: frozenset[str] = frozenset()
 
+    @property
+    def dependent(self) -> bool:
+        """Whether it may be launched as a dependent of the kernel before it."""
+        return DEPENDENT in self.function.arg_names
+
+    def all_constants(self, dependent: bool) -> dict[str, Any]:
+        """Every constexpr, for launches as dependents or others."""
+        return dict(self.constants) | ({DEPENDENT: dependent} if self.dependent else {})
+
 
 @dataclass(frozen=True, slots=True)
 class CudaKernel:
@@ -42,7 +58,8 @@ class CudaKernel:
 
     `source` is the path of the `.cu` file, which may include the headers (`.h`, `.cuh`) beside it and no others.
     `entry` is an `extern "C"` name. `signature` is as for Triton, and "bytes" for a structure passed by value.
-    `threads` and dynamic shared memory (`shared`, bytes) belong to the configuration.
+    `threads` and dynamic shared memory (`shared`, bytes) belong to the configuration. `dependent` kernels may be
+    launched as dependents of the kernel before them.
     """
 
     name: str
@@ -52,6 +69,7 @@ class CudaKernel:
     defines: Mapping[str, int]
     threads: int
     shared: int
+    dependent: bool = False
 
 
 Kernel = TritonKernel | CudaKernel
@@ -62,7 +80,7 @@ class Cubin:
     """A compiled kernel: machine code for one architecture and what a launch of it needs.
 
     `hidden` counts the eight-byte parameters behind those of the signature, which the compiler added and a launch
-    fills with zeros.
+    fills with zeros. A launch makes it a dependent of the kernel before it where the code is `dependent`.
     """
 
     name: str
@@ -72,6 +90,7 @@ class Cubin:
     shared: int
     signature: tuple[str, ...]
     hidden: int = 0
+    dependent: bool = False
 
 
 class Runtime(Protocol):

@@ -40,6 +40,7 @@ def compile_with_log(kernel: CudaKernel, capability: int) -> tuple[Cubin, str]:
         threads=kernel.threads,
         shared=kernel.shared,
         signature=tuple(kernel.signature.values()),
+        dependent=kernel.dependent,
     )
     return cubin, log
 

@@ -1,4 +1,4 @@
-"""What a compiled kernel takes of a multiprocessor, read from its machine code without a GPU."""
+"""What a compiled kernel takes of a multiprocessor, and its instructions, read from its machine code without a GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flame.engine.kernels.kernel import Cubin, KernelError
 
 _KIB = 1024
 _SHARED_LIMITS = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]*)", re.MULTILINE)
 _DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -31,7 +32,7 @@ class Resources(NamedTuple):
 
 def resources(cubin: Cubin, capability: int) -> Resources:
     """Reads `cubin`, compiled for `capability`, with the cuobjdump that comes with Triton. Raises `KernelError`."""
-    text = _usage(cubin)
+    text = _dump(cubin, "-res-usage")
     usage = text.partition(f"Function {cubin.entry}:")[2].partition("Function ")[0]
     found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     if len(found) != 4:
@@ -51,11 +52,16 @@ def shared_limit(capability: int) -> int:
     return _SHARED_LIMITS[capability] * _KIB
 
 
-def _usage(cubin: Cubin) -> str:
+def instructions(cubin: Cubin) -> list[str]:
+    """The names of its instructions, without what follows a point, in the order in which they lie in memory."""
+    return _INSTRUCTION.findall(_dump(cubin, "-sass"))
+
+
+def _dump(cubin: Cubin, what: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin.code)
         file.flush()
-        done = subprocess.run([str(_DUMP), "-res-usage", file.name], capture_output=True, text=True)
+        done = subprocess.run([str(_DUMP), what, file.name], capture_output=True, text=True)
     if done.returncode:
         raise KernelError(f"kernel {cubin.name}: cuobjdump cannot read its machine code: {done.stderr.strip()}")
     return done.stdout

@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flame.engine.kernels.kernel import Cubin, KernelError, TritonKernel
+from flame.engine.kernels.kernel import DEPENDENTS_SINCE, Cubin, KernelError, TritonKernel
 
 _PARAMETER = re.compile(r"^\s*\.param\s", re.MULTILINE)
 
@@ -19,7 +19,8 @@ def compile_triton(kernel: TritonKernel, capability: int) -> Cubin:
 
     Raises what Triton raises, and `KernelError` for a kernel that wants scratch memory, which no launch gives it.
     """
-    compiled = _compiled(kernel, capability)
+    dependent = kernel.dependent and capability >= DEPENDENTS_SINCE
+    compiled = _compiled(kernel, capability, dependent)
     if scratch := compiled.metadata.global_scratch_size:
         raise KernelError(f"kernel {kernel.name} wants {scratch} bytes of scratch memory per program, and gets none")
     entry: str = compiled.metadata.name
@@ -32,16 +33,18 @@ def compile_triton(kernel: TritonKernel, capability: int) -> Cubin:
         shared=compiled.metadata.shared,
         signature=tuple(kernel.signature.values()),
         hidden=parameters - len(kernel.signature),
+        dependent=dependent,
     )
 
 
-def _compiled(kernel: TritonKernel, capability: int) -> Any:
-    types = dict(kernel.signature) | dict.fromkeys(kernel.constants, "constexpr")
+def _compiled(kernel: TritonKernel, capability: int, dependent: bool) -> Any:
+    constants = kernel.all_constants(dependent)
+    types = dict(kernel.signature) | dict.fromkeys(constants, "constexpr")
     names = kernel.function.arg_names
     source = ASTSource(
         kernel.function,
         signature={name: types[name] for name in names},
-        constexprs=dict(kernel.constants),
+        constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in _aligned(kernel)},
     )
     options = {"num_warps": kernel.warps, "num_stages": kernel.stages, "maxnreg": kernel.registers}

@@ -20,7 +20,7 @@ from flame.engine.kernels.kernel import CudaKernel, Kernel, Runtime
 from tests.engine.kernels.cubin_cache import cached
 
 EMULATOR = Path(__file__).with_name("emulator")
-HEADER = StackHeader(words=11, scenario=3, candidates=5)
+HEADER = StackHeader(words=11, scenario=3, candidates=5, lengths=7)
 SIZES = StackSizes(layers=2, blocks=2, heads=3, dim=96, ffn=384, scenarios=3)
 FLAGS = ("-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off", "-pthread", "-fvisibility=hidden")
 
@@ -169,7 +169,7 @@ class Bed:
     def launch(self, mode: Any = "rank", variant: Variant | None = None, x: Tensor | None = None) -> list[Tensor]:
         """Live candidate rows per user after one launch, `[blocks, count, dim]` each."""
         x = self.x.clone() if x is None else x
-        self.put(mode, variant, x, self.header())
+        self.put(mode, variant, x, self.header(mode))
         return self.live(x)
 
     def put(self, mode: Any, variant: Variant | None, x: Tensor, header: Tensor) -> None:
@@ -177,11 +177,14 @@ class Bed:
         sizes = (self.users, self.events, self.candidates)
         self.stack.launch(mode, x, header, self.states, self.scratch, *sizes, variant)
 
-    def header(self) -> Tensor:
+    def header(self, mode: Any = "rank") -> Tensor:
         """The packed header; what the kernels should not read is large."""
         words = torch.full((self.users, HEADER.words), 1 << 20, dtype=torch.int32)
         words[:, HEADER.scenario] = torch.tensor(self.scenarios, dtype=torch.int32)
         words[:, HEADER.candidates] = torch.tensor(self.counts, dtype=torch.int32)
+        if mode != "score":
+            lengths = slice(HEADER.lengths, HEADER.lengths + self.sizes.blocks)
+            words[:, lengths] = torch.tensor(self.lengths, dtype=torch.int32)
         return words.to(self.runtime.device)
 
     def live(self, x: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from flame.engine.kernels.nvrtc import compile_with_log
 from flame.engine.kernels.resources import resources, shared_limit
 
 SIZES = StackSizes(layers=12, blocks=2, heads=3, dim=96, ffn=384, scenarios=2)
-HEADER = StackHeader(8, 0, 1)
+HEADER = StackHeader(8, 0, 1, 2)
 WIDE = [variant for variant in VARIANTS if variant.kind == "wide"]
 # What a row out of range passes to the function that redoes it (96 bytes), and what is kept around that call
 STACK = 256

@@ -10,13 +10,21 @@ from torch import Tensor
 from flame.engine.backends.fused.climber_sizes import LayerSizes
 from flame.engine.backends.fused.program import MOST_LAUNCHES
 from flame.engine.backends.fused.rows import EVENT_TILE, Rows, padded
-from flame.engine.kernels.climber_stack import ClimberStack, Mode, StackHeader, StackSizes, kernels, unsupported
+from flame.engine.kernels.climber_stack import (
+    ClimberStack,
+    Mode,
+    StackHeader,
+    StackScratch,
+    StackSizes,
+    kernels,
+    unsupported,
+)
 from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS
 from flame.engine.kernels.climber_stack.variants import Variant, possible
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec
-from flame.layout import CANDIDATES, SCENARIO
+from flame.layout import CANDIDATES, LENGTHS, SCENARIO
 
 _MODES: dict[Selection, Mode] = {"all": "rank", "events": "encode", "candidates": "score"}
 _CAPABILITY = 90
@@ -29,7 +37,7 @@ class StackWork(NamedTuple):
     rows: Rows
     words: Tensor
     x: Tensor
-    scratch: Tensor
+    scratch: StackScratch
 
 
 class StackLayers:
@@ -41,7 +49,7 @@ class StackLayers:
         self, spec: ModelSpec, sizes: LayerSizes, runtime: Runtime, weights: Mapping[str, Tensor] | None
     ) -> None:
         self._sizes = _stack_sizes(sizes)
-        self._header = StackHeader(spec.record.header_words, SCENARIO, CANDIDATES)
+        self._header = StackHeader(spec.record.header_words, SCENARIO, CANDIDATES, LENGTHS)
         self._taken: dict[tuple[Rows, Mode], Variant] = {}
         self._stack = None
         if weights is not None:

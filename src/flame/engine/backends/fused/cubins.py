@@ -19,6 +19,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared: int
     signature: tuple[str, ...]
     hidden: int
+    dependent: bool
 
 
 def write(folder: Path, cubins: Iterable[Cubin], manifest: str = MANIFEST) -> None:
@@ -27,7 +28,7 @@ def write(folder: Path, cubins: Iterable[Cubin], manifest: str = MANIFEST) -> No
     for cubin in cubins:
         assert "/" not in cubin.name, f"the kernel name {cubin.name!r} cannot name a file"
         (folder / f"{cubin.name}.cubin").write_bytes(cubin.code)
-        entries.append(_Entry(cubin.name, cubin.entry, cubin.threads, cubin.shared, cubin.signature, cubin.hidden))
+        entries.append(_entry(cubin))
     (folder / manifest).write_bytes(msgspec.json.format(msgspec.json.encode(entries)) + b"\n")
 
 
@@ -43,6 +44,11 @@ def read(folder: Path, manifest: str = MANIFEST) -> list[Cubin]:
             shared=entry.shared,
             signature=entry.signature,
             hidden=entry.hidden,
+            dependent=entry.dependent,
         )
         for entry in entries
     ]
+
+
+def _entry(cubin: Cubin) -> _Entry:
+    return _Entry(**{name: getattr(cubin, name) for name in _Entry.__struct_fields__})

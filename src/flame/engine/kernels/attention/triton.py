@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
+
 
 @triton.jit
 def time_bucket(seconds, BUCKETS: tl.constexpr):
@@ -55,6 +57,7 @@ def attention_kernel(
     BUCKETS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     DIM: tl.constexpr = HEADS * HEAD_DIM
     first_row = (tl.program_id(0) + first_tile) * ROWS
@@ -66,6 +69,7 @@ def attention_kernel(
     columns = tl.arange(0, PADDED)
     real = columns < HEAD_DIM
 
+    wait_for_kernel_before(DEPENDENT)
     address = tl.load(states + user)
     state_words = address.to(tl.pointer_type(tl.int32))
     capacity = tl.multiple_of(tl.load(state_words), 128)

@@ -7,13 +7,14 @@ Weights, keys and values reach a CTA through a ring of shared memory slots that 
 
     x        bf16 [users, blocks, events + candidates, dim], in place: candidate rows become the last layer's output,
              event rows are left
-    header   int32 [users, header words]: scenario and candidate count
+    header   int32 [users, header words]: scenario, candidate count, and the lengths where events are taken
     states   int64 [users], addresses: int32 [64] header (capacity, then the blocks' lengths), body from byte 256 on:
              [layers, blocks, heads, capacity / 8] KB, each keys and values of 8 events as matrices of 8 x 8
 
 `rank` takes events and candidates, `encode` events only and leaves the last layer after its keys and values, `score`
-candidates only, against states that an encode wrote before. A candidate's bits are the same in rank and in encode and
-score, in every variant, and whatever else is in the launch: its sums run over the history in order, 16 keys at a time.
+candidates only, against states (lengths, keys and values) that an encode wrote before. A candidate's bits are the same
+in rank and in encode and score, in every variant, and whatever else is in the launch: its sums run over the history in
+order, 16 keys at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS, StackHeader, St
 from flame.engine.kernels.climber_stack.variants import VARIANTS, Mode, Variant, choose, possible
 from flame.engine.kernels.kernel import CudaKernel, Runtime
 
-__all__ = ["ClimberStack", "Mode", "StackHeader", "StackSizes", "Variant", "kernels", "unsupported"]
+__all__ = ["ClimberStack", "Mode", "StackHeader", "StackScratch", "StackSizes", "Variant", "kernels", "unsupported"]
 
 _MODES: dict[Mode, int] = {"rank": 0, "encode": 1, "score": 2}
 _LAUNCH = struct.Struct("6q5i4x")
@@ -38,6 +39,23 @@ _LAUNCH = struct.Struct("6q5i4x")
 def kernels(sizes: StackSizes, header: StackHeader) -> tuple[CudaKernel, ...]:
     """One per variant."""
     return tuple(variant.kernel(sizes, header) for variant in VARIANTS if variant.fits(sizes))
+
+
+class StackScratch:
+    """Tickets and counters of launches that run one after the other, int32.
+
+    A launch takes tickets while the one before it may still be running, so they use two halves in turn.
+    """
+
+    def __init__(self, words: int, device: torch.device) -> None:
+        self.words = words
+        self._halves = torch.zeros((2, words), dtype=torch.int32, device=device)
+        self._turn = 0
+
+    def next(self) -> Tensor:
+        """The next launch's."""
+        self._turn ^= 1
+        return self._halves[self._turn]
 
 
 class ClimberStack:
@@ -74,9 +92,9 @@ class ClimberStack:
         """Bytes of a state's body for `capacity` events per sequence."""
         return self.sizes.state_bytes(capacity)
 
-    def scratch(self, users: int) -> Tensor:
-        """int32 memory of launches of up to `users` users, which must run one after the other; passed back only."""
-        return torch.zeros(self.sizes.scratch_words(users), dtype=torch.int32, device=self._runtime.device)
+    def scratch(self, users: int) -> StackScratch:
+        """Memory of launches of up to `users` users, which must run one after the other."""
+        return StackScratch(self.sizes.scratch_words(users), self._runtime.device)
 
     def variants(self, mode: Mode, users: int, events: int, candidates: int) -> tuple[Variant, ...]:
         """What may run such launches, the best guess first; all give the same bits."""
@@ -91,7 +109,7 @@ class ClimberStack:
         x: Tensor,
         header: Tensor,
         states: Tensor,
-        scratch: Tensor,
+        scratch: StackScratch,
         users: int,
         events: int,
         candidates: int,
@@ -100,10 +118,10 @@ class ClimberStack:
         """Puts one launch on the current stream; `events` and `candidates` are the rows of `x`, padded as it is."""
         pairs = users * self.sizes.blocks
         assert pairs <= MOST_PAIRS, f"{users} users with {self.sizes.blocks} blocks; at most {MOST_PAIRS} pairs"
-        assert scratch.numel() >= self.sizes.scratch_words(users), f"scratch was not made for {users} users"
+        assert scratch.words >= self.sizes.scratch_words(users), f"scratch was not made for {users} users"
         chosen = variant or self.variants(mode, users, events, candidates)[0]
         argument = _LAUNCH.pack(
-            *(tensor.data_ptr() for tensor in (x, *self._packed, header, states, scratch)),
+            *(tensor.data_ptr() for tensor in (x, *self._packed, header, states, scratch.next())),
             self._header.words,
             users,
             events,

@@ -15,11 +15,13 @@ _HIDDEN = (48, 32, 16)
 
 
 class StackHeader(NamedTuple):
-    """The words of a user's packed header: how many, and at which ones scenario and candidate count stand."""
+    """The words of a user's packed header: how many, at which ones scenario and candidate count stand, and where the
+    lengths of its sequences begin."""
 
     words: int
     scenario: int
     candidates: int
+    lengths: int
 
 
 class StackSizes(NamedTuple):

@@ -70,6 +70,7 @@ class Variant:
             defines=_defines(sizes, header) | self._defines(sizes),
             threads=self.threads(sizes),
             shared=self.shared(sizes),
+            dependent=True,
         )
 
     def _working_bytes(self, sizes: StackSizes) -> int:
@@ -97,6 +98,7 @@ def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
         "SCENARIOS": sizes.scenarios,
         "HEADER_SCENARIO": header.scenario,
         "HEADER_CANDIDATES": header.candidates,
+        "HEADER_LENGTHS": header.lengths,
     }
 
 

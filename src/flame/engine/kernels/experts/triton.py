@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import let_kernel_behind_begin, wait_for_kernel_before
 from flame.engine.kernels.towers.triton import task_activation, tower_logit
 
 
@@ -39,6 +40,7 @@ def experts(
     STEP: tl.constexpr,
     RESIDENT: tl.constexpr,
     GATES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (parts of all experts and then the gates, `GATES` tasks a program, tiles of candidates, users).
 
@@ -58,7 +60,6 @@ def experts(
     row = user * room + candidate
     matrices = ()
     if EARLY:
-        pieces = _pieces(at, candidate < room, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
         mine = place < EXPERTS * PARTS
         part = tl.where(mine, place, 0)
         units = (part % PARTS) * CHUNK + tl.arange(0, CHUNK)
@@ -68,6 +69,10 @@ def experts(
             matrices += (tl.load(early_matrix + inner[:, None] * HIDDEN, mask=mine, other=0.0),)
         outputs_at = second + (part // PARTS * HIDDEN + units)[:, None] * DIM + tl.arange(0, DIM)[None, :]
         early_out = tl.load(outputs_at, mask=mine, other=0.0)
+    wait_for_kernel_before(DEPENDENT)
+    let_kernel_behind_begin(DEPENDENT)
+    if EARLY:
+        pieces = _pieces(at, candidate < room, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
     if start >= count:
         return
     live = candidate < count
@@ -202,6 +207,7 @@ def mixed_towers(
     TASKS_EACH: tl.constexpr,
     TOGETHER: tl.constexpr,
     EACH: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of `EACH` candidates, groups of `TASKS_EACH` tasks, users).
 
@@ -220,11 +226,13 @@ def mixed_towers(
     share = shares + row * (TASKS * EXPERTS_PADDED)
     matrices = ()
     if EARLY:
+        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
+            matrices += (_tower_matrix(towers, begin, units, DIM, TOWER_HIDDEN, TOWER_CHUNK),)
+    wait_for_kernel_before(DEPENDENT)
+    if EARLY:
         live = (candidate < room) & (slot < EACH)
         weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
         outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
-        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
-            matrices += (_tower_matrix(towers, begin, units, DIM, TOWER_HIDDEN, TOWER_CHUNK),)
     if start >= count:
         return
     if not EARLY:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
+
 
 @triton.jit
 def load_row(pointer, starts, SIZES: tl.constexpr, STARTS: tl.constexpr, DIM: tl.constexpr):
@@ -215,11 +217,13 @@ def projection_kernel(
     SIZES: tl.constexpr,
     STARTS: tl.constexpr,
     ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     PADDED: tl.constexpr = STARTS[len(SIZES)]
     first_row = (tl.program_id(0) + first_tile) * ROWS
     user_block = tl.program_id(1)
     block = user_block % BLOCKS
+    wait_for_kernel_before(DEPENDENT)
     address, capacity, is_candidate, is_live = place_of(
         states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT
     )
@@ -292,12 +296,14 @@ def feed_forward_kernel(
     STARTS: tl.constexpr,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     PADDED: tl.constexpr = STARTS[len(SIZES)]
     dtype: tl.constexpr = x.dtype.element_ty
     first_row = (tl.program_id(0) + first_tile) * ROWS
     user_block = tl.program_id(1)
     block = user_block % BLOCKS
+    wait_for_kernel_before(DEPENDENT)
     address, capacity, is_candidate, is_live = place_of(
         states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT
     )

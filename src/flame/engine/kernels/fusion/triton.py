@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import let_kernel_behind_begin, wait_for_kernel_before
+
 _FFN_CHUNK = tl.constexpr(64)
 
 
@@ -41,6 +43,7 @@ def fusion(
     COUNT_WORD: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of candidates, users). Row b * TILE + m of a tile is block b of its m-th candidate.
 
@@ -53,9 +56,11 @@ def fusion(
     start = tl.program_id(0) * TILE
     header = words + user * HEADER_WORDS
     count = tl.load(header + COUNT_WORD)
+    scenario = tl.load(header + SCENARIO_WORD)
+    wait_for_kernel_before(DEPENDENT)
+    let_kernel_behind_begin(DEPENDENT)
     if start >= count:
         return
-    scenario = tl.load(header + SCENARIO_WORD)
     row = tl.arange(0, ROWS)
     block = row // TILE
     candidate = start + row % TILE

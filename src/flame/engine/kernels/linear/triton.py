@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
 from flame.engine.kernels.rows.triton import live_rows
 
 
@@ -44,6 +45,7 @@ def linear(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """One tile of `BM` rows and `BN` columns. Column tiles of one row tile run side by side and share it in L2.
 
@@ -58,6 +60,7 @@ def linear(
     user = pair // BLOCKS
     block = pair % BLOCKS
     first, live = live_rows(words, tile, user, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return
     is_event = tile < event_tiles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
 from flame.engine.kernels.rows.triton import live_rows
 
 
@@ -33,6 +34,7 @@ def layer_norm(
     RESIDUAL: tl.constexpr,
     BM: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """y = norm(x) * gain + shift (+ residual); residual and y have the same columns of rows of the same size."""
     tile = tl.program_id(0)
@@ -40,6 +42,7 @@ def layer_norm(
     tile = tile % (event_tiles + candidate_tiles)
     block = pair % BLOCKS
     first, live = live_rows(words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return
     row = tl.arange(0, BM)
@@ -75,6 +78,7 @@ def row_statistics(
     EPS: tl.constexpr,
     BM: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Mean and 1 / standard deviation of every live row."""
     tile = tl.program_id(0)
@@ -82,6 +86,7 @@ def row_statistics(
     tile = tile % (event_tiles + candidate_tiles)
     block = pair % BLOCKS
     first, live = live_rows(words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return
     row = tl.arange(0, BM)

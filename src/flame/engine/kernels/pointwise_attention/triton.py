@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
 from flame.engine.kernels.rows.triton import live_rows
 
 _SILU = """{
@@ -57,6 +58,7 @@ def pointwise_attention(
     BN: tl.constexpr,
     BA: tl.constexpr,
     BL: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """`BM` rows of one head of one user against its history, `BN` keys at a time from slot 0 on.
 
@@ -71,8 +73,9 @@ def pointwise_attention(
     # Asked for together with the header, not after it: nothing else hides these latencies. Unused slots have no state.
     state = tl.load(states + user)
     capacity = tl.multiple_of(tl.load(state.to(tl.pointer_type(tl.int32)), mask=state != 0, other=0), 16)
-    length = tl.load(state.to(tl.pointer_type(tl.int32)) + 1, mask=state != 0, other=0)
     first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    wait_for_kernel_before(DEPENDENT)
+    length = tl.load(state.to(tl.pointer_type(tl.int32)) + 1, mask=state != 0, other=0)
     if live <= 0:
         return
     is_event = tile < event_tiles

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import let_kernel_behind_begin, wait_for_kernel_before
+
 _FFN_CHUNK = tl.constexpr(64)
 
 
@@ -42,13 +44,15 @@ def slim_fusion(
     COUNT_WORD: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of candidates, users); rows of a tile as in the fusion of many candidates, and bit for bit the same.
 
     Tensors are `[PIECES, ROWS, PIECE]`: heads, padded to a power of two, are a product's batch, which has one warp
     each. So a warp's rows lie as in the other kernel, every sum over columns has its order, and products add up the
     same inputs in the same order, with zeros behind them. All is one chain, so everything is asked for well before
-    it is needed. Rows beyond the count are read unmasked: `x` has whole tiles, and a row is nobody else's.
+    it is needed, the first weights while the kernel before still runs. Rows beyond the count are read unmasked: `x` has
+    whole tiles, and a row is nobody else's.
     """
     COLUMNS: tl.constexpr = HEADS * PIECE
     dtype: tl.constexpr = x.dtype.element_ty
@@ -64,20 +68,22 @@ def slim_fusion(
     rows = x + user * user_stride + (first_row + candidate) * row_stride + block % BLOCKS * block_stride
     column = tl.arange(0, PIECES * PIECE)
     inside = (column < COLUMNS) & (column % PIECE < HEAD)
-    inputs = tl.load(
-        rows[:, None] + (column // PIECE * HEAD + column % PIECE)[None, :], mask=inside[None, :], other=0.0
-    )
     head = tl.arange(0, PIECES)
     inner = tl.arange(0, PIECE)
     there = (head < HEADS)[:, None, None] & (inner < HEAD)[None, None, :]
     place = head[:, None, None] * HEAD + inner[None, None, :]
-    own = tl.load(rows[None, :, None] + place, mask=there, other=0.0)
     query_bias = _vector(vectors, HEADS, PIECE, PIECES)
     key_bias = _vector(vectors + COLUMNS, HEADS, PIECE, PIECES)
     value_bias = _vector(vectors + 2 * COLUMNS, HEADS, PIECE, PIECES)
     queries_of = _columns(qkv, COLUMNS, 0, PIECES * PIECE, HEADS, PIECE, PIECES)
     keys_of = _columns(qkv + COLUMNS * COLUMNS, COLUMNS, 0, PIECES * PIECE, HEADS, PIECE, PIECES)
     values_of = _columns(qkv + 2 * COLUMNS * COLUMNS, COLUMNS, 0, PIECES * PIECE, HEADS, PIECE, PIECES)
+    wait_for_kernel_before(DEPENDENT)
+    let_kernel_behind_begin(DEPENDENT)
+    inputs = tl.load(
+        rows[:, None] + (column // PIECE * HEAD + column % PIECE)[None, :], mask=inside[None, :], other=0.0
+    )
+    own = tl.load(rows[None, :, None] + place, mask=there, other=0.0)
     if start >= count:
         return
     temperature = tl.load(after + FFN + SQUEEZED + scenario)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
 from flame.engine.kernels.norm.triton import normed_rows
 from flame.engine.kernels.rows.triton import live_rows
 
@@ -30,12 +31,14 @@ def stu_gate(
     EPS: tl.constexpr,
     BM: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """y = u * (norm(o) * gain + shift), all three `DIM` columns of the same rows."""
     tile = tl.program_id(0)
     user = tile // (event_tiles + candidate_tiles)
     tile = tile % (event_tiles + candidate_tiles)
     first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return
     row = tl.arange(0, BM)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import let_kernel_behind_begin, wait_for_kernel_before
+
 
 @triton.jit
 def tokens(
@@ -56,6 +58,7 @@ def tokens(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     UNROLLED: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles, chunks of the columns, users): tiles of events of all sequences, then tiles of candidates.
 
@@ -66,6 +69,8 @@ def tokens(
     user = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     header = words + user * HEADER_WORDS
+    wait_for_kernel_before(DEPENDENT)
+    let_kernel_behind_begin(DEPENDENT)
     if tile < event_tiles * BLOCKS:
         block = tile // event_tiles
         start = (tile - block * event_tiles) * ROWS

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
+
 
 @triton.jit
 def normed_towers(
@@ -27,12 +29,14 @@ def normed_towers(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
     CHUNK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of candidates, tasks, users)."""
     task = tl.program_id(1)
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(0) * TILE
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    wait_for_kernel_before(DEPENDENT)
     if start >= count:
         return
     candidate = start + tl.arange(0, TILE)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flame.engine.kernels.dependent.triton import wait_for_kernel_before
+
 
 @triton.jit
 def product(
@@ -32,6 +34,7 @@ def product(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of columns, tiles of candidates of every block, users): rows by a matrix `[inputs, outputs]`.
 
@@ -41,6 +44,7 @@ def product(
     block = tl.program_id(1) % BLOCKS
     start = tl.program_id(1) // BLOCKS * ROWS
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    wait_for_kernel_before(DEPENDENT)
     if start >= count:
         return
     candidate = start + tl.arange(0, ROWS)
@@ -89,11 +93,13 @@ def attend(
     SCENARIO_WORD: tl.constexpr,
     COUNT_WORD: tl.constexpr,
     ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of candidates, heads, users): attention among the blocks of a candidate, and the residual."""
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(0) * ROWS
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    wait_for_kernel_before(DEPENDENT)
     if start >= count:
         return
     temperature = tl.load(temperatures + tl.load(words + user * HEADER_WORDS + SCENARIO_WORD))
@@ -149,12 +155,14 @@ def norm(
     HEADER_WORDS: tl.constexpr,
     COUNT_WORD: tl.constexpr,
     ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (tiles of candidates, blocks, users): the norm of a layer and its residual."""
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(0) * ROWS
     block = tl.program_id(1)
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
+    wait_for_kernel_before(DEPENDENT)
     if start >= count:
         return
     candidate = start + tl.arange(0, ROWS)

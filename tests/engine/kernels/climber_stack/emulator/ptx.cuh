@@ -130,6 +130,8 @@ inline void add_release(u32* p, u32 v) { __atomic_add_fetch(p, v, __ATOMIC_RELEA
 inline u32 add(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 inline void give_up() { fprintf(stderr, "waited for keys that never came\n"); abort(); }
 inline void fence_bulk() {}
+inline void wait_for_kernel_before() {}
+inline void launch_dependents() {}
 template <int THREADS> inline void warps_barrier() { machine::group_wait(1, THREADS); }
 template <int COUNT> inline void lower_registers() {}
 template <int COUNT> inline void raise_registers() {}

@@ -124,6 +124,10 @@ DEVICE void lower_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0
 template <int COUNT>
 DEVICE void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 
+// Of programmatic dependent launches: the kernel before is complete and visible; the one behind may begin
+DEVICE void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
 
 DEVICE void barrier_init(u32 b, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(b), "r"(arrivals)); }

@@ -1,7 +1,7 @@
 // What is fixed for a model, from the definitions of the compiler, and how its weights lie in memory: as matrices of 8 x 8
 // bf16, 128 bytes each with rows of 16 bytes, which is how ldmatrix and wgmma take them.
 //   LAYERS, BLOCKS, HEADS, FFN, HIDDEN (columns of the hidden layer in one stage), SCENARIOS
-//   HEADER_SCENARIO, HEADER_CANDIDATES: words of a user's header
+//   HEADER_SCENARIO, HEADER_CANDIDATES, HEADER_LENGTHS: words of a user's header
 // and of a configuration: SLOTS of the ring and what the kernels say
 #pragma once
 #include "ptx.cuh"

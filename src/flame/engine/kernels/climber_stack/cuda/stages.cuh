@@ -22,15 +22,20 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
     if (history)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES + QUERY_BYTES, KEY_VALUE_BYTES);
     if (!candidates && layer == LAYERS - 1) break;
-    bool seen = g.mode == SCORE;
+    bool seen = false;
     if (queries_first)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES, query_bytes);
     for (int i = 0; i < (HEADS_TOGETHER ? 1 : HEADS); i++) {
       if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
       for (int c = 0; c < chunks; c++)
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
-          if (!seen) wait_for_keys(there, wanted);
-          seen = true;
+          if (!seen) {
+            if (g.mode == SCORE)
+              wait_for_kernel_before();
+            else
+              wait_for_keys(there, wanted);
+            seen = true;
+          }
           const char* first = keys + h * head_stride;
           const int left = min(CHUNK, units - c * CHUNK);
           if (WHOLE_CHUNKS)

@@ -258,6 +258,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) clim
       const int index = t.first + warp;
       uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + warp * X_WORDS + lane;
       Strip strip{g, t, ring, x, published, index, lane, index < t.history, index < t.end, queries_first};
+      wait_for_kernel_before();
       strip.run();
     }
   }

@@ -219,6 +219,8 @@ struct Team {
       const bool last = layer == LAYERS - 1;
       const float scale = scale_of(g, t, layer);  // on its way while keys are made
       if (t.any_history) publish(layer);
+      // No sooner: what waits behind a launch takes places from launches of other streams
+      if (last) launch_dependents();
       if (last && !t.any_candidates) break;
       attention(layer, scale, last);
       team_barrier();
@@ -244,6 +246,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * LANES, 1) climber_tea
       uint4* y = reinterpret_cast<uint4*>(memory + SLOTS * SLOT);
       uint4* hidden_rows = y + TILES * TILE;
       Team team{g, t, ring, y, hidden_rows, hidden_rows + TILES * HIDDEN_WORDS, warp, lane};
+      wait_for_kernel_before();
       team.run();
     }
   }

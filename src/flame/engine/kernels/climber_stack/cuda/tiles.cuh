@@ -27,9 +27,12 @@ struct Strips {
 
 DEVICE int up(int a, int b) { return (a + b - 1) / b; }
 
+// Where the launch makes the history, the header's length: the kernel before may still be writing it into the state
 DEVICE int history_length(const Launch& g, int user, int block) {
   const int* state = reinterpret_cast<const int*>(g.states[user]);
-  return state ? min(max(state[1 + block], 0), state[0]) : 0;
+  if (!state) return 0;
+  const int* lengths = g.mode == SCORE ? state + 1 : g.header + (size_t)user * g.header_words + HEADER_LENGTHS;
+  return min(max(lengths[block], 0), state[0]);
 }
 DEVICE int candidate_count(const Launch& g, int user) {
   return min(max(g.header[(size_t)user * g.header_words + HEADER_CANDIDATES], 0), g.rows - g.events);
@@ -107,8 +110,8 @@ DEVICE void describe(const Launch& g, const Strips& s, Tile& t) {
   t.any_candidates = first + STRIPS > history && end > history;
 }
 
-// Every thread of the CTA; ends with a barrier. The tile is kept in shared memory: it is read seldom, and registers are short.
-// `pair` is -1 where no tile is left.
+// Every thread of the CTA, while the kernel before may still run; ends with a barrier. The tile is kept in shared memory: it
+// is read seldom, and registers are short. `pair` is -1 where no tile is left.
 template <int ROWS, int STRIPS>
 DEVICE void take_tile(const Launch& g, Strips& s, Tile& t) {
   if (threadIdx.x == 0) {
@@ -127,6 +130,7 @@ DEVICE void take_tile(const Launch& g, Strips& s, Tile& t) {
 // Every thread of the CTA, last. The last CTA makes the scratch ready for the next launch: counters are never set back,
 // so it notes where they stand.
 DEVICE void leave(const Launch& g, Strips& s) {
+  wait_for_kernel_before();  // also where there was no tile
   __syncthreads();
   if (threadIdx.x == 0) s.found = add(g.scratch + LEAVERS, 1u) == gridDim.x - 1;
   __syncthreads();

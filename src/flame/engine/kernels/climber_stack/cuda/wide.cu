@@ -176,6 +176,7 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
       uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + 2 * warp * TILE + lane;
       const bool history = index < t.history, live = index < t.end;
       Wide wide{{g, t, ring, x, x + TILE, published, index, warp % GROUP_WARPS, lane, history, live, queries_first}};
+      wait_for_kernel_before();
       wide.run();
     }
   }
