@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 REPLAYS = 300
 PROFILES = (Profile(1, 512, 128), Profile(8, 300, 100))
-MODELS = (("flame-base", ()), ("flame-base", ("stack",)), ("tiny-climber", ("head",)), ("tiny-hstu", ()))
+MODELS = (("flame-base", ()), ("flame-base", ("stack",)), ("flame-base", ("head",)), ("hstu-1k", ()))
 Program = Callable[..., Any]
 
 
@@ -109,7 +109,7 @@ def test_dependent_launches_give_the_same_bits(
 
 
 @pytest.mark.parametrize("dependent", [True, False])
-@pytest.mark.parametrize("model", ["flame-base", "tiny-hstu"])
+@pytest.mark.parametrize("model", ["flame-base", "hstu-1k"])
 def test_graphs_keep_dependent_launches(make: Program, model: str, dependent: bool) -> None:
     spec = preset(model)
     program = make(spec, (), dependent)
