@@ -43,6 +43,7 @@ inline bool __any_sync(u32, int v) { int all[32]; machine::exchange(v, all); boo
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline float __int_as_float(int v) { return __uint_as_float(v); }
 inline u32 bits(float f) { u32 v; memcpy(&v, &f, 4); return v; }
+inline u32 __float_as_uint(float f) { return bits(f); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -130,6 +131,7 @@ inline void add_release(u32* p, u32 v) { __atomic_add_fetch(p, v, __ATOMIC_RELEA
 inline u32 add(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 inline void give_up() { fprintf(stderr, "waited for keys that never came\n"); abort(); }
 inline void fence_bulk() {}
+inline void fence_shared() {}
 template <int THREADS> inline void warps_barrier() { machine::group_wait(1, THREADS); }
 template <int COUNT> inline void lower_registers() {}
 template <int COUNT> inline void raise_registers() {}

@@ -11,17 +11,18 @@
 constexpr float LEAST_TOTAL = 7.888609052210118e-31f;
 constexpr float MOST_TOTAL = 1.2676506002282294e30f;
 #define NOTHING __int_as_float(0xff800000)  // minus infinity
+constexpr u32 ONES = 0x3f803f80;            // two bf16
 
 template <int MT>
 struct Attention {
   float out[MT][4][4];    // sum of p v; a candidate's starts with its own value, whose weight is 1
-  float total[MT][2];     // sum of p of the lane's keys, for the lane's rows: lane / 4 and 8 below
+  float total[MT][4];     // sum of p over all keys, as an accumulator: its columns are the same
   float start[MT][4];     // minus the shift, as an accumulator of logits starts
 
   DEVICE void init() {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      total[m][0] = total[m][1] = 0.f;
+      total[m][0] = total[m][1] = total[m][2] = total[m][3] = 0.f;
 #pragma unroll
       for (int j = 0; j < 4; j++) out[m][j][0] = out[m][j][1] = out[m][j][2] = out[m][j][3] = 0.f;
     }
@@ -95,21 +96,21 @@ DEVICE void logits(float (&s0)[4], float (&s1)[4], const u32 (&q)[2][4], uint4 k
   }
 }
 
-// Logits become weights: their sums, and themselves as an A fragment
-DEVICE void weigh(float (&total)[2], u32 (&p)[4], float (&s0)[4], float (&s1)[4]) {
+// Logits become weights, as an A fragment
+DEVICE void weigh(u32 (&p)[4], float (&s0)[4], float (&s1)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     s0[i] = power_of_two(s0[i]);
     s1[i] = power_of_two(s1[i]);
   }
-  total[0] = __fadd_rn(total[0], __fadd_rn(__fadd_rn(s0[0], s0[1]), __fadd_rn(s1[0], s1[1])));
-  total[1] = __fadd_rn(total[1], __fadd_rn(__fadd_rn(s0[2], s0[3]), __fadd_rn(s1[2], s1[3])));
   p[0] = pack(s0[0], s0[1]);
   p[1] = pack(s0[2], s0[3]);
   p[2] = pack(s1[0], s1[1]);
   p[3] = pack(s1[2], s1[3]);
 }
-DEVICE void add_values(float (&out)[4][4], const u32 (&p)[4], uint4 v0, uint4 v1) {
+// What 16 keys add: their values by weight, and the weights, whose sum is a product with a matrix of ones
+DEVICE void add_values(float (&out)[4][4], float (&total)[4], const u32 (&p)[4], uint4 v0, uint4 v1) {
+  mma(total, p, ONES, ONES);
   mma(out[0], p, v0.x, v0.y);
   mma(out[1], p, v0.z, v0.w);
   mma(out[2], p, v1.x, v1.y);
@@ -136,10 +137,10 @@ DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const Rows& 
   for (int m = 0; m < MT; m++) {
     float s0[4], s1[4];
     logits<MASKED>(s0, s1, q[m], k0, k1, a.start[m], keys, lane);
-    weigh(a.total[m], p[m], s0, s1);
+    weigh(p[m], s0, s1);
   }
 #pragma unroll
-  for (int m = 0; m < MT; m++) add_values(a.out[m], p[m], v0, v1);
+  for (int m = 0; m < MT; m++) add_values(a.out[m], a.total[m], p[m], v0, v1);
 }
 
 // A full stage of keys and values in shared memory
@@ -163,7 +164,7 @@ DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a, float own) 
 #pragma unroll
   for (int m = 0; m < MT; m++)
 #pragma unroll
-    for (int r = 0; r < 2; r++) sums[m][r] = __fadd_rn(quad_sum(a.total[m][r]), own);
+    for (int r = 0; r < 2; r++) sums[m][r] = __fadd_rn(a.total[m][2 * r], own);
 }
 DEVICE bool in_range(float total) { return total > LEAST_TOTAL && total < MOST_TOTAL; }
 

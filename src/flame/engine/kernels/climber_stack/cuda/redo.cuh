@@ -78,18 +78,18 @@ __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool g
     lower(top[0], factor[0], s0[0], s0[1], s1[0], s1[1], good0);
     lower(top[1], factor[1], s0[2], s0[3], s1[2], s1[3], good1);
 #pragma unroll
-    for (int r = 0; r < 2; r++) a.total[0][r] = __fmul_rn(a.total[0][r], factor[r]);
+    for (int i = 0; i < 4; i++) a.total[0][i] = __fmul_rn(a.total[0][i], factor[i >> 1]);
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) a.out[0][j][i] = __fmul_rn(a.out[0][j][i], factor[i >> 1]);
-    weigh(a.total[0], weights, s0, s1);
-    add_values(a.out[0], weights, unit.value_fragments(0), unit.value_fragments(2));
+    weigh(weights, s0, s1);
+    add_values(a.out[0], a.total[0], weights, unit.value_fragments(0), unit.value_fragments(2));
     unit = after;
     after = far;
   }
   float sums[2];
-  sums[0] = __fadd_rn(quad_sum(a.total[0][0]), rows.candidates ? (good0 ? 1.f : power_of_two(-top[0])) : 0.f);
-  sums[1] = __fadd_rn(quad_sum(a.total[0][1]), rows.candidates ? (good1 ? 1.f : power_of_two(-top[1])) : 0.f);
+  sums[0] = __fadd_rn(a.total[0][0], rows.candidates ? (good0 ? 1.f : power_of_two(-top[0])) : 0.f);
+  sums[1] = __fadd_rn(a.total[0][2], rows.candidates ? (good1 ? 1.f : power_of_two(-top[1])) : 0.f);
   add_residual(y, a.out[0], sums, rows.x + 2 * rows.head * LANES);
 }

@@ -108,7 +108,7 @@ struct Wide : WideRows {
       } else {
         queries_with_own(q, a, layer, h, scale);
       }
-      if (t.length > 0) attend_wide(a, q, ring, place, t.length, lane);
+      if (t.length > 0) attend_wide(a, q, ones, ring, place, t.length, lane);
       finish_head(a, layer, h, scale);
     }
   }
@@ -152,13 +152,16 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
   __shared__ Tile t;
   __shared__ __align__(8) u64 barriers[2 * SLOTS + 1];
   constexpr int WARPS = GROUPS * GROUP_WARPS;
-  const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  const int warp = __shfl_sync(~0u, threadIdx.x / LANES, 0), lane = threadIdx.x % LANES;
   const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
   const u32 published = shared_address(barriers + 2 * SLOTS);
   if (threadIdx.x == 0) {
     ring.init(WARPS);
     barrier_init(published, WARPS);
   }
+  u32* ones = reinterpret_cast<u32*>(memory + SLOTS * SLOT + 2 * WARPS * TILE * sizeof(uint4));
+  if (threadIdx.x < LANES) ones[threadIdx.x] = ONES;
+  fence_shared();
   take_tile<STRIP, GROUPS>(g, strips, t);
   if (t.any()) {
     const bool queries_first = !t.any_candidates;
@@ -175,7 +178,7 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
       const int index = t.first + warp / GROUP_WARPS;
       uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + 2 * warp * TILE + lane;
       const bool history = index < t.history, live = index < t.end;
-      Wide wide{{g, t, ring, x, x + TILE, published, index, warp % GROUP_WARPS, lane, history, live, queries_first}};
+      Wide wide{{g, t, ring, x, x + TILE, Matrices(ones, 0, 0), published, index, warp % GROUP_WARPS, lane, history, live, queries_first}};
       wide.run();
     }
   }

@@ -12,6 +12,7 @@ struct WideRows {
   const Tile& t;
   const Ring& ring;
   uint4 *x, *y;   // the lane's first uint4; a lane reads only what it wrote. A head's part of y holds its queries first
+  Matrices ones;
   u32 published;  // barrier
   int index, warp, lane;  // the strip, the warp in it
   bool history, live, queries_first;
