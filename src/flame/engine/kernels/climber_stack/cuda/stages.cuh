@@ -14,7 +14,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
   const int units = t.units(), chunks = up(units, CHUNK), head_stride = t.capacity * (UNIT_BYTES / UNIT);
   const bool history = t.any_history, candidates = t.any_candidates;
   const u32 wanted = g.scratch[STARTS + t.pair] + t.history;  // where the counters stand when all strips' keys are there
-  const u32* there = counter(g, t, 0);
+  const u32* there = counter(g, t, 0, 0);
   const char* w = g.weights + (size_t)t.block * LAYER_BYTES;
   const char* keys = t.keys(0, 0);
   const int query_bytes = candidates ? HEAD_BYTES : QUERY_BYTES;
@@ -22,15 +22,14 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
     if (history)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES + QUERY_BYTES, KEY_VALUE_BYTES);
     if (!candidates && layer == LAYERS - 1) break;
-    bool seen = g.mode == SCORE;
+    int seen = g.mode == SCORE ? HEADS : 0;  // heads whose keys and values are there
     if (queries_first)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES, query_bytes);
     for (int i = 0; i < (HEADS_TOGETHER ? 1 : HEADS); i++) {
       if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
       for (int c = 0; c < chunks; c++)
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
-          if (!seen) wait_for_keys(there, wanted);
-          seen = true;
+          for (; seen <= h; seen++) wait_for_keys(there + seen * COUNTER_STRIDE, wanted);
           const char* first = keys + h * head_stride;
           const int left = min(CHUNK, units - c * CHUNK);
           if (WHOLE_CHUNKS)
@@ -41,7 +40,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
     }
     for (int j = 0; j < FFN_STAGES; j++)
       ring.fill(p, w + FFN_START + j * FFN_STRIDE, j == FFN_STAGES - 1 ? FFN_BYTES + NORM_BYTES : FFN_BYTES);
-    there += COUNTER_STRIDE;
+    there += HEADS * COUNTER_STRIDE;
     w += BLOCKS * LAYER_BYTES;
     keys += (size_t)BLOCKS * HEADS * head_stride;
   }

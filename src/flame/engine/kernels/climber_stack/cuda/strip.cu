@@ -251,7 +251,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) clim
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
         for (int layer = 0; layer < LAYERS; layer++) {
           barrier_wait(published, layer & 1);
-          add_release(counter(g, t, layer), min(WARPS, t.history - t.first));
+          for (int h = 0; h < HEADS; h++) add_release(counter(g, t, layer, h), min(WARPS, t.history - t.first));
         }
     } else {
       raise_registers<REGISTERS>();

@@ -69,7 +69,7 @@ struct Team {
     }
     fence_bulk();
     team_barrier();
-    if (threadIdx.x == 0) add_release(counter(g, t, layer), min(TILES, t.history - t.first));
+    if (threadIdx.x < HEADS) add_release(counter(g, t, layer, threadIdx.x), min(TILES, t.history - t.first));
   }
 
   // y = attention + x

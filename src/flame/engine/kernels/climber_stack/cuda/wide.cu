@@ -150,14 +150,14 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
   DYNAMIC_SHARED(memory);
   __shared__ Strips strips;
   __shared__ Tile t;
-  __shared__ __align__(8) u64 barriers[2 * SLOTS + 1];
+  __shared__ __align__(8) u64 barriers[2 * SLOTS + HEADS];
   constexpr int WARPS = GROUPS * GROUP_WARPS;
   const int warp = __shfl_sync(~0u, threadIdx.x / LANES, 0), lane = threadIdx.x % LANES;
   const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
   const u32 published = shared_address(barriers + 2 * SLOTS);
   if (threadIdx.x == 0) {
     ring.init(WARPS);
-    barrier_init(published, WARPS);
+    for (int h = 0; h < HEADS; h++) barrier_init(published + 8 * h, WARPS);
   }
   u32* ones = reinterpret_cast<u32*>(memory + SLOTS * SLOT + 2 * WARPS * TILE * sizeof(uint4));
   if (threadIdx.x < LANES) ones[threadIdx.x] = ONES;
@@ -169,10 +169,11 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
       lower_registers<24>();
       if (warp == WARPS && lane == 0) send_stages<false, true>(g, t, queries_first, ring);
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
-        for (int layer = 0; layer < LAYERS; layer++) {
-          barrier_wait(published, layer & 1);
-          add_release(counter(g, t, layer), min(GROUPS, t.history - t.first));
-        }
+        for (int layer = 0; layer < LAYERS; layer++)
+          for (int h = 0; h < HEADS; h++) {
+            barrier_wait(published + 8 * h, layer & 1);
+            add_release(counter(g, t, layer, h), min(GROUPS, t.history - t.first));
+          }
     } else {
       raise_registers<REGISTERS>();
       const int index = t.first + warp / GROUP_WARPS;

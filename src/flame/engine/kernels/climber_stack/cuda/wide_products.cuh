@@ -119,7 +119,7 @@ DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matr
     else if (!LAST)
       issue_logits(pieces.s[0], q, ring.wait(place), ones);
     hold(pieces.s[i & 1]);
-    if (LAST) mask(pieces.s[i & 1], left - i * PIECE, lane);
+    if (LAST && left < CHUNK * UNIT) mask(pieces.s[i & 1], left - i * PIECE, lane);
     weigh_piece(pieces.p[i & 1], pieces.s[i & 1]);
     issue_values(a, pieces.p[i & 1], kv + i * PIECE_BYTES + VALUES, ones);
     if (LAST && i == PIECES - 1)
