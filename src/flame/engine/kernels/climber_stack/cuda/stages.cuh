@@ -6,6 +6,7 @@
 #include "ring.cuh"
 #include "tiles.cuh"
 
+// HEADS_TOGETHER: where keys of the first head are in memory, so are the others'.
 // WHOLE_CHUNKS: behind the last keys and values of a history its first are sent again, so that a stage has 128 of which all
 // are numbers.
 template <bool HEADS_TOGETHER, bool WHOLE_CHUNKS = false>
@@ -29,7 +30,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
       if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
       for (int c = 0; c < chunks; c++)
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
-          for (; seen <= h; seen++) wait_for_keys(there + seen * COUNTER_STRIDE, wanted);
+          for (; seen <= (HEADS_TOGETHER ? 0 : h); seen++) wait_for_keys(there + seen * COUNTER_STRIDE, wanted);
           const char* first = keys + h * head_stride;
           const int left = min(CHUNK, units - c * CHUNK);
           if (WHOLE_CHUNKS)
