@@ -65,6 +65,17 @@ inline void meet(u32 low, u32 high) {
   machine::group_wait(2 + group, 128);
 }
 
+inline bool any_of_warpgroup(bool mine, int) {
+  const int group = threadIdx.x / 128;
+  Agreement& all = agreements[group];
+  all.low[threadIdx.x % 128] = mine;
+  machine::group_wait(2 + group, 128);
+  bool any = false;
+  for (u32 one : all.low) any |= one != 0;
+  machine::group_wait(2 + group, 128);
+  return any;
+}
+
 inline void issue(float (*c)[4], int tiles, const u32 (&a)[4], Matrices b, bool transposed, bool from_zero = false) {
   meet(b.low, b.high);
   struct Fragment { u32 a[4]; } all[32], mine;
@@ -94,3 +105,4 @@ template <int COUNT> inline void wgmma_wait() {
     for (const Product& product : flight().groups.front()) product.run();
 }
 template <int TILES_OF_8> inline void hold(float (&)[TILES_OF_8][4]) {}
+template <int TILES_OF_8> inline void move_out(float (&)[TILES_OF_8][4]) {}

@@ -1,22 +1,24 @@
 // Attention of MT tiles of 16 rows to one head's keys, 16 keys at a time from the first on.
 //
 // Weights are 2^(s - shift). The shift of a row is its logit with one key that is at hand before the others': a candidate's
-// own, or for an event that of the first of its 16 rows. It takes away what a row's logits have in common, which without a
-// maximum could leave fp32's range. Totals that leave it nevertheless are seen, and `redo` takes such rows under their true
-// maximum. What a row gets depends on its own history, or on the candidate and the history, alone.
+// own, or for an event that of the first of its 16 rows; and 0 where that is near 0, as nearly all are. It takes away what a
+// row's logits have in common, which without a maximum could leave fp32's range. Totals that leave it nevertheless are seen,
+// and `redo` takes such rows under their true maximum. What a row gets depends on its own history, or on the candidate and
+// the history, alone.
 #pragma once
 #include "projection.cuh"
 
 // 2^-100 .. 2^100: nothing overflows (values below 2^27), and what becomes zero is below 2^-26 of the total
 constexpr float LEAST_TOTAL = 7.888609052210118e-31f;
 constexpr float MOST_TOTAL = 1.2676506002282294e30f;
+constexpr float NEAR = 24.f;
 #define NOTHING __int_as_float(0xff800000)  // minus infinity
 constexpr u32 ONES = 0x3f803f80;            // two bf16
 
 template <int MT>
 struct Attention {
-  float out[MT][4][4];    // sum of p v; a candidate's starts with its own value, whose weight is 1
-  float total[MT][4];     // sum of p over all keys, as an accumulator: its columns are the same
+  float out[MT][4][4];    // sum of p v; a candidate's starts with its own
+  float total[MT][4];     // sum of p, as an accumulator: its columns are the same
   float start[MT][4];     // minus the shift, as an accumulator of logits starts
 
   DEVICE void init() {
@@ -30,9 +32,20 @@ struct Attention {
   DEVICE void shift(const float (&logits)[MT][2]) {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      start[m][0] = start[m][1] = -logits[m][0];
-      start[m][2] = start[m][3] = -logits[m][1];
+      start[m][0] = start[m][1] = fabsf(logits[m][0]) > NEAR ? -logits[m][0] : 0.f;
+      start[m][2] = start[m][3] = fabsf(logits[m][1]) > NEAR ? -logits[m][1] : 0.f;
     }
+  }
+  // `out` is the rows' own values, which get these weights
+  DEVICE void start_with_own(const float (&weights)[MT][2]) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        total[m][i] = weights[m][i >> 1];
+#pragma unroll
+        for (int j = 0; j < 4; j++) out[m][j][i] = __fmul_rn(out[m][j][i], weights[m][i >> 1]);
+      }
   }
 };
 
@@ -52,16 +65,30 @@ DEVICE void logit_of_itself(float (&logits)[2], const u32 (&q)[2][4], const floa
     logits[r] = quad_sum(s);
   }
 }
-// A candidate's own key and value
+// Candidates' own values into `out`, and their logits with themselves, after the shift
 template <int MT, bool SHARED = true>
-DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
+DEVICE void own_keys_and_values(Attention<MT>& a, float (&own)[MT][2], const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4],
+                                const char* w, int lane) {
   float k[MT][4][4];
   project_keys<MT, SHARED>(k, x, w, lane);
-  float own[MT][2];
 #pragma unroll
   for (int m = 0; m < MT; m++) logit_of_itself(own[m], q[m], k[m]);
   a.shift(own);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) own[m][r] = __fadd_rn(own[m][r], a.start[m][2 * r]);
   project_values<MT, SHARED>(a.out, x, w, lane);
+}
+template <int MT>
+DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
+  float own[MT][2];
+  own_keys_and_values<MT>(a, own, q, x, w, lane);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) own[m][r] = power_of_two(own[m][r]);
+  a.start_with_own(own);
 }
 
 // An event's logit with the first key of its 16 rows. `keys` points at the keys of the head of these rows; they were stored
@@ -158,13 +185,12 @@ DEVICE void attend_rest(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* 
   for (; keys > 0; keys -= UNIT, p.next()) attend_unit<MT, true>(a, q, p, keys, lane);
 }
 
-// Over all keys, with the weight of the own
 template <int MT>
-DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a, float own) {
+DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a) {
 #pragma unroll
   for (int m = 0; m < MT; m++)
 #pragma unroll
-    for (int r = 0; r < 2; r++) sums[m][r] = __fadd_rn(a.total[m][2 * r], own);
+    for (int r = 0; r < 2; r++) sums[m][r] = a.total[m][2 * r];
 }
 DEVICE bool in_range(float total) { return total > LEAST_TOTAL && total < MOST_TOTAL; }
 

@@ -118,7 +118,7 @@ struct Strip {
     }
     if (!active) return 0;
     float sums[TILES][2];
-    row_totals<TILES>(sums, a, history ? 0.f : 1.f);
+    row_totals<TILES>(sums, a);
     u32 bad = 0;
 #pragma unroll
     for (int m = 0; m < TILES; m++) {

@@ -77,6 +77,30 @@ DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" :::
 template <int COUNT>
 DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(COUNT) : "memory"); }
 
+// Whether it holds for any thread of a warpgroup, which has the barrier `number`. The vote tells the compiler that a warp's
+// lanes agree.
+DEVICE bool any_of_warpgroup(bool mine, int number) {
+  int any;
+  asm volatile("{\n.reg .pred p,q;\nsetp.ne.s32 q,%1,0;\nbar.red.or.pred p,%2,128,q;\nselp.s32 %0,1,0,p;\n}"
+               : "=r"(any)
+               : "r"((int)mine), "r"(number)
+               : "memory");
+  return __any_sync(~0u, any);
+}
+
+// Accumulators go to registers of their own. The compiler keeps products in flight only where accumulators that two of its
+// paths share do not have to be in the same registers in both.
+template <int TILES_OF_8>
+DEVICE void move_out(float (&c)[TILES_OF_8][4]) {
+#pragma unroll
+  for (int j = 0; j < TILES_OF_8; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float moved;
+      asm volatile("mov.f32 %0,%1;" : "=f"(moved) : "f"(c[j][i]));
+      c[j][i] = moved;
+    }
+}
 // Accumulators stay where they are up to here: they are written before the products that follow, read after a wait
 template <int TILES_OF_8>
 DEVICE void hold(float (&c)[TILES_OF_8][4]) {

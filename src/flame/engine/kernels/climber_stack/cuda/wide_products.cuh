@@ -67,11 +67,16 @@ struct Queries {
 };
 
 // Logits of a piece minus the shift, as a group. The shift is one more step of their sum, by a matrix of ones.
+template <bool SHIFTED>
 DEVICE void issue_logits(float (&s)[PIECE_TILES][4], const Queries& q, const char* keys, Matrices ones) {
   const Matrices b(keys, MATRIX, HALF_UNIT);
   wgmma_fence();
-  wgmma_from_zero(s, q.minus_shift, ones);
-  wgmma(s, q.q[0], b);
+  if (SHIFTED) {
+    wgmma_from_zero(s, q.minus_shift, ones);
+    wgmma(s, q.q[0], b);
+  } else {
+    wgmma_from_zero(s, q.q[0], b);
+  }
   wgmma(s, q.q[1], b + 2 * MATRIX);
   wgmma_commit();
 }
@@ -106,7 +111,7 @@ struct Pieces {
 
 // One stage of keys. At its start the logits of its first piece are there, and the products with the values of the piece
 // before may be under way; at its end the same holds for the next stage.
-template <bool LAST>
+template <bool SHIFTED, bool LAST>
 DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matrices ones, const Ring& ring, Position& place, int left,
                          bool first, int lane) {
   const char* kv = ring.at(place);
@@ -115,9 +120,9 @@ DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matr
 #pragma unroll
   for (int i = 0; i < PIECES; i++) {
     if (i + 1 < PIECES)
-      issue_logits(pieces.s[(i + 1) & 1], q, kv + (i + 1) * PIECE_BYTES, ones);
+      issue_logits<SHIFTED>(pieces.s[(i + 1) & 1], q, kv + (i + 1) * PIECE_BYTES, ones);
     else if (!LAST)
-      issue_logits(pieces.s[0], q, ring.wait(place), ones);
+      issue_logits<SHIFTED>(pieces.s[0], q, ring.wait(place), ones);
     hold(pieces.s[i & 1]);
     if (LAST && left < CHUNK * UNIT) mask(pieces.s[i & 1], left - i * PIECE, lane);
     weigh_piece(pieces.p[i & 1], pieces.s[i & 1]);
@@ -133,17 +138,18 @@ DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matr
   }
 }
 
-// All keys of the history; `length` is not 0
+// All keys of the history; `length` is not 0. SHIFTED where a row of the warpgroup has a shift.
+template <bool SHIFTED>
 DEVICE void attend_wide(Attention<1>& a, const u32 (&queries)[2][4], Matrices ones, const Ring& ring, Position& place, int length, int lane) {
   const Queries q(queries, a.start[0], lane);
   Pieces pieces;
-  issue_logits(pieces.s[0], q, ring.wait(place), ones);
+  issue_logits<SHIFTED>(pieces.s[0], q, ring.wait(place), ones);
   wgmma_wait<0>();
   const int chunks = up(length, CHUNK * UNIT);
 #pragma unroll 1
-  for (int c = 0; c < chunks - 1; c++) attend_chunk<false>(a, pieces, q, ones, ring, place, 0, c == 0, lane);
+  for (int c = 0; c < chunks - 1; c++) attend_chunk<SHIFTED, false>(a, pieces, q, ones, ring, place, 0, c == 0, lane);
   Position last = place;
-  attend_chunk<true>(a, pieces, q, ones, ring, place, length - (chunks - 1) * CHUNK * UNIT, chunks == 1, lane);
+  attend_chunk<SHIFTED, true>(a, pieces, q, ones, ring, place, length - (chunks - 1) * CHUNK * UNIT, chunks == 1, lane);
   ring.release(last, lane);
   hold(a.out[0]);
   hold(a.total);
