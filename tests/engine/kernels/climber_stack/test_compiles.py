@@ -49,7 +49,7 @@ def test_products_that_cannot_overlap_are_told(tmp_path: Path) -> None:
     shutil.copytree(Path(kernel.source).parent, folder)
     products = folder / "wide_products.cuh"
     text = products.read_text()
-    logits = "  wgmma(s, q[1], b + 2 * MATRIX);\n"
+    logits = "  wgmma(s, q.q[1], b + 2 * MATRIX);\n"
     assert logits in text
-    products.write_text(text.replace(logits, logits + "  s[0][0] += start[1];\n"))
+    products.write_text(text.replace(logits, logits + "  s[0][0] += 1.f;\n"))
     assert "Performance Loss" in compile_with_log(replace(kernel, source=str(folder / "wide.cu")), 90)[1]

@@ -85,7 +85,7 @@ class StackSizes(NamedTuple):
 
     def scratch_words(self, users: int) -> int:
         """int32 words of scratch for launches of up to `users` users."""
-        return _CONTROL_WORDS + MOST_PAIRS + users * self.blocks * self.layers * _COUNTER_STRIDE
+        return _CONTROL_WORDS + MOST_PAIRS + users * self.blocks * self.layers * self.heads * _COUNTER_STRIDE
 
 
 def unsupported(sizes: StackSizes) -> str | None:

@@ -16,6 +16,8 @@ _SHARED = 228 * 1024
 """Bytes of a multiprocessor of compute capability 9.0."""
 _PER_CTA = 1024 + 2560
 """Of these, what the driver and the kernels' static variables take for each CTA."""
+_ONES = 128
+"""A matrix of ones, by which "wide" sums up."""
 _MOST_SLOTS = 10
 
 
@@ -76,7 +78,7 @@ class Variant:
     def _working_bytes(self, sizes: StackSizes) -> int:
         """Rows beside the ring: x, and for "wide" y; of a team y, the hidden layer, and the second product in fp32."""
         row = {"strip": 2 * sizes.dim, "wide": 4 * sizes.dim, "team": 2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim}
-        return self.rows * row[self.kind]
+        return self.rows * row[self.kind] + (_ONES if self.kind == "wide" else 0)
 
     def _defines(self, sizes: StackSizes) -> dict[str, int]:
         defines = {"SLOTS": self.slots(sizes)}

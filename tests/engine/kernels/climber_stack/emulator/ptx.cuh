@@ -43,6 +43,7 @@ inline bool __any_sync(u32, int v) { int all[32]; machine::exchange(v, all); boo
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline float __int_as_float(int v) { return __uint_as_float(v); }
 inline u32 bits(float f) { u32 v; memcpy(&v, &f, 4); return v; }
+inline u32 __float_as_uint(float f) { return bits(f); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -132,6 +133,7 @@ inline void give_up() { fprintf(stderr, "waited for keys that never came\n"); ab
 inline void fence_bulk() {}
 inline void wait_for_kernel_before() {}
 inline void launch_dependents() {}
+inline void fence_shared() {}
 template <int THREADS> inline void warps_barrier() { machine::group_wait(1, THREADS); }
 template <int COUNT> inline void lower_registers() {}
 template <int COUNT> inline void raise_registers() {}

@@ -23,7 +23,7 @@ struct Product {
   int tiles;
   u32 rows[2][8];  // a's row g and row g + 8, two steps of the sum a word
   Matrices b;
-  bool transposed;
+  bool transposed, from_zero;
 
   float of_b(int step, int column) const {
     const char* matrix = b.start() + step / 8 * b.along() + column / 8 * b.across();
@@ -35,7 +35,7 @@ struct Product {
     const int t = threadIdx.x % 4;
     for (int j = 0; j < tiles; j++)
       for (int i = 0; i < 4; i++) {
-        float sum = c[j][i];
+        float sum = from_zero ? 0.f : c[j][i];
         for (int k = 0; k < 16; k++) sum += half_of(rows[i / 2][k / 2], k % 2) * of_b(k, 8 * j + 2 * t + i % 2);
         c[j][i] = sum;
       }
@@ -65,12 +65,23 @@ inline void meet(u32 low, u32 high) {
   machine::group_wait(2 + group, 128);
 }
 
-inline void issue(float (*c)[4], int tiles, const u32 (&a)[4], Matrices b, bool transposed) {
+inline bool any_of_warpgroup(bool mine, int) {
+  const int group = threadIdx.x / 128;
+  Agreement& all = agreements[group];
+  all.low[threadIdx.x % 128] = mine;
+  machine::group_wait(2 + group, 128);
+  bool any = false;
+  for (u32 one : all.low) any |= one != 0;
+  machine::group_wait(2 + group, 128);
+  return any;
+}
+
+inline void issue(float (*c)[4], int tiles, const u32 (&a)[4], Matrices b, bool transposed, bool from_zero = false) {
   meet(b.low, b.high);
   struct Fragment { u32 a[4]; } all[32], mine;
   memcpy(mine.a, a, sizeof mine.a);
   machine::exchange(mine, all);
-  Product p{c, tiles, {}, b, transposed};
+  Product p{c, tiles, {}, b, transposed, from_zero};
   const int first = threadIdx.x % 32 / 4 * 4;
   for (int k = 0; k < 8; k++)
     for (int half = 0; half < 2; half++) p.rows[half][k] = all[first + k % 4].a[k / 4 * 2 + half];
@@ -78,6 +89,8 @@ inline void issue(float (*c)[4], int tiles, const u32 (&a)[4], Matrices b, bool 
 }
 template <int TILES_OF_8>
 inline void wgmma(float (&c)[TILES_OF_8][4], const u32 (&a)[4], Matrices b) { issue(c, TILES_OF_8, a, b, false); }
+template <int TILES_OF_8>
+inline void wgmma_from_zero(float (&c)[TILES_OF_8][4], const u32 (&a)[4], Matrices b) { issue(c, TILES_OF_8, a, b, false, true); }
 inline void wgmma_transposed(float (&c)[4][4], const u32 (&a)[4], Matrices b) { issue(c, 4, a, b, true); }
 
 inline void wgmma_fence() { meet(1, 1); }
@@ -92,3 +105,4 @@ template <int COUNT> inline void wgmma_wait() {
     for (const Product& product : flight().groups.front()) product.run();
 }
 template <int TILES_OF_8> inline void hold(float (&)[TILES_OF_8][4]) {}
+template <int TILES_OF_8> inline void move_out(float (&)[TILES_OF_8][4]) {}

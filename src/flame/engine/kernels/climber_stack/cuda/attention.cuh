@@ -1,27 +1,30 @@
 // Attention of MT tiles of 16 rows to one head's keys, 16 keys at a time from the first on.
 //
 // Weights are 2^(s - shift). The shift of a row is its logit with one key that is at hand before the others': a candidate's
-// own, or for an event that of the first of its 16 rows. It takes away what a row's logits have in common, which without a
-// maximum could leave fp32's range. Totals that leave it nevertheless are seen, and `redo` takes such rows under their true
-// maximum. What a row gets depends on its own history, or on the candidate and the history, alone.
+// own, or for an event that of the first of its 16 rows; and 0 where that is near 0, as nearly all are. It takes away what a
+// row's logits have in common, which without a maximum could leave fp32's range. Totals that leave it nevertheless are seen,
+// and `redo` takes such rows under their true maximum. What a row gets depends on its own history, or on the candidate and
+// the history, alone.
 #pragma once
 #include "projection.cuh"
 
 // 2^-100 .. 2^100: nothing overflows (values below 2^27), and what becomes zero is below 2^-26 of the total
 constexpr float LEAST_TOTAL = 7.888609052210118e-31f;
 constexpr float MOST_TOTAL = 1.2676506002282294e30f;
+constexpr float NEAR = 24.f;
 #define NOTHING __int_as_float(0xff800000)  // minus infinity
+constexpr u32 ONES = 0x3f803f80;            // two bf16
 
 template <int MT>
 struct Attention {
-  float out[MT][4][4];    // sum of p v; a candidate's starts with its own value, whose weight is 1
-  float total[MT][2];     // sum of p of the lane's keys, for the lane's rows: lane / 4 and 8 below
+  float out[MT][4][4];    // sum of p v; a candidate's starts with its own
+  float total[MT][4];     // sum of p, as an accumulator: its columns are the same
   float start[MT][4];     // minus the shift, as an accumulator of logits starts
 
   DEVICE void init() {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      total[m][0] = total[m][1] = 0.f;
+      total[m][0] = total[m][1] = total[m][2] = total[m][3] = 0.f;
 #pragma unroll
       for (int j = 0; j < 4; j++) out[m][j][0] = out[m][j][1] = out[m][j][2] = out[m][j][3] = 0.f;
     }
@@ -29,9 +32,20 @@ struct Attention {
   DEVICE void shift(const float (&logits)[MT][2]) {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      start[m][0] = start[m][1] = -logits[m][0];
-      start[m][2] = start[m][3] = -logits[m][1];
+      start[m][0] = start[m][1] = fabsf(logits[m][0]) > NEAR ? -logits[m][0] : 0.f;
+      start[m][2] = start[m][3] = fabsf(logits[m][1]) > NEAR ? -logits[m][1] : 0.f;
     }
+  }
+  // `out` is the rows' own values, which get these weights
+  DEVICE void start_with_own(const float (&weights)[MT][2]) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        total[m][i] = weights[m][i >> 1];
+#pragma unroll
+        for (int j = 0; j < 4; j++) out[m][j][i] = __fmul_rn(out[m][j][i], weights[m][i >> 1]);
+      }
   }
 };
 
@@ -51,16 +65,30 @@ DEVICE void logit_of_itself(float (&logits)[2], const u32 (&q)[2][4], const floa
     logits[r] = quad_sum(s);
   }
 }
-// A candidate's own key and value
+// Candidates' own values into `out`, and their logits with themselves, after the shift
 template <int MT, bool SHARED = true>
-DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
+DEVICE void own_keys_and_values(Attention<MT>& a, float (&own)[MT][2], const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4],
+                                const char* w, int lane) {
   float k[MT][4][4];
   project_keys<MT, SHARED>(k, x, w, lane);
-  float own[MT][2];
 #pragma unroll
   for (int m = 0; m < MT; m++) logit_of_itself(own[m], q[m], k[m]);
   a.shift(own);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) own[m][r] = __fadd_rn(own[m][r], a.start[m][2 * r]);
   project_values<MT, SHARED>(a.out, x, w, lane);
+}
+template <int MT>
+DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
+  float own[MT][2];
+  own_keys_and_values<MT>(a, own, q, x, w, lane);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) own[m][r] = power_of_two(own[m][r]);
+  a.start_with_own(own);
 }
 
 // An event's logit with the first key of its 16 rows. `keys` points at the keys of the head of these rows; they were stored
@@ -95,21 +123,21 @@ DEVICE void logits(float (&s0)[4], float (&s1)[4], const u32 (&q)[2][4], uint4 k
   }
 }
 
-// Logits become weights: their sums, and themselves as an A fragment
-DEVICE void weigh(float (&total)[2], u32 (&p)[4], float (&s0)[4], float (&s1)[4]) {
+// Logits become weights, as an A fragment
+DEVICE void weigh(u32 (&p)[4], float (&s0)[4], float (&s1)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     s0[i] = power_of_two(s0[i]);
     s1[i] = power_of_two(s1[i]);
   }
-  total[0] = __fadd_rn(total[0], __fadd_rn(__fadd_rn(s0[0], s0[1]), __fadd_rn(s1[0], s1[1])));
-  total[1] = __fadd_rn(total[1], __fadd_rn(__fadd_rn(s0[2], s0[3]), __fadd_rn(s1[2], s1[3])));
   p[0] = pack(s0[0], s0[1]);
   p[1] = pack(s0[2], s0[3]);
   p[2] = pack(s1[0], s1[1]);
   p[3] = pack(s1[2], s1[3]);
 }
-DEVICE void add_values(float (&out)[4][4], const u32 (&p)[4], uint4 v0, uint4 v1) {
+// What 16 keys add: their values by weight, and the weights, whose sum is a product with a matrix of ones
+DEVICE void add_values(float (&out)[4][4], float (&total)[4], const u32 (&p)[4], uint4 v0, uint4 v1) {
+  mma(total, p, ONES, ONES);
   mma(out[0], p, v0.x, v0.y);
   mma(out[1], p, v0.z, v0.w);
   mma(out[2], p, v1.x, v1.y);
@@ -136,10 +164,10 @@ DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const Rows& 
   for (int m = 0; m < MT; m++) {
     float s0[4], s1[4];
     logits<MASKED>(s0, s1, q[m], k0, k1, a.start[m], keys, lane);
-    weigh(a.total[m], p[m], s0, s1);
+    weigh(p[m], s0, s1);
   }
 #pragma unroll
-  for (int m = 0; m < MT; m++) add_values(a.out[m], p[m], v0, v1);
+  for (int m = 0; m < MT; m++) add_values(a.out[m], a.total[m], p[m], v0, v1);
 }
 
 // A full stage of keys and values in shared memory
@@ -157,13 +185,12 @@ DEVICE void attend_rest(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* 
   for (; keys > 0; keys -= UNIT, p.next()) attend_unit<MT, true>(a, q, p, keys, lane);
 }
 
-// Over all keys, with the weight of the own
 template <int MT>
-DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a, float own) {
+DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a) {
 #pragma unroll
   for (int m = 0; m < MT; m++)
 #pragma unroll
-    for (int r = 0; r < 2; r++) sums[m][r] = __fadd_rn(quad_sum(a.total[m][r]), own);
+    for (int r = 0; r < 2; r++) sums[m][r] = a.total[m][2 * r];
 }
 DEVICE bool in_range(float total) { return total > LEAST_TOTAL && total < MOST_TOTAL; }
 

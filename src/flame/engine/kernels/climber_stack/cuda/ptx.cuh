@@ -114,6 +114,9 @@ DEVICE void give_up() { asm volatile("trap;"); }
 // Between ordinary accesses to global memory and those of the bulk copies
 DEVICE void fence_bulk() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
+// Between ordinary accesses to shared memory and those of products of a warpgroup
+DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Of some of a CTA's warps, with a number of its own
 template <int THREADS>
 DEVICE void warps_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }

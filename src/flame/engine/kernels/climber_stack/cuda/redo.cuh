@@ -51,20 +51,27 @@ __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool g
   const int lane = threadIdx.x % LANES;
   u32 q[1][2][4];
   Attention<1> a;
+  float top[2] = {NOTHING, NOTHING};
   a.init();
   {
     u32 x[1][STEPS][4];
     get_strip<1>(x, rows.x);
     make_queries<1, false>(q, x, rows.weights, rows.scale, lane);
-    if (rows.candidates) attend_itself<1, false>(a, q, x, rows.weights + QUERY_BYTES, lane);
+    if (rows.candidates) {
+      float own[1][2];
+      own_keys_and_values<1, false>(a, own, q, x, rows.weights + QUERY_BYTES, lane);
+      top[0] = own[0][0];
+      top[1] = own[0][1];
+      own[0][0] = good0 ? power_of_two(top[0]) : 1.f;
+      own[0][1] = good1 ? power_of_two(top[1]) : 1.f;
+      a.start_with_own(own);
+    }
   }
   if (!rows.candidates) {
     float shift[1][2];
     logit_of_key(shift[0], q[0], first_key(rows.keys + rows.unit * UNIT_BYTES, lane));
     a.shift(shift);
   }
-  // After the shift, a candidate's logit with itself is 0
-  float top[2] = {rows.candidates ? 0.f : NOTHING, rows.candidates ? 0.f : NOTHING};
   Unit unit, after, far;
   const char* p = rows.keys + lane * 4;
   if (rows.length > 0) unit.load(p);
@@ -78,18 +85,17 @@ __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool g
     lower(top[0], factor[0], s0[0], s0[1], s1[0], s1[1], good0);
     lower(top[1], factor[1], s0[2], s0[3], s1[2], s1[3], good1);
 #pragma unroll
-    for (int r = 0; r < 2; r++) a.total[0][r] = __fmul_rn(a.total[0][r], factor[r]);
+    for (int i = 0; i < 4; i++) a.total[0][i] = __fmul_rn(a.total[0][i], factor[i >> 1]);
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) a.out[0][j][i] = __fmul_rn(a.out[0][j][i], factor[i >> 1]);
-    weigh(a.total[0], weights, s0, s1);
-    add_values(a.out[0], weights, unit.value_fragments(0), unit.value_fragments(2));
+    weigh(weights, s0, s1);
+    add_values(a.out[0], a.total[0], weights, unit.value_fragments(0), unit.value_fragments(2));
     unit = after;
     after = far;
   }
-  float sums[2];
-  sums[0] = __fadd_rn(quad_sum(a.total[0][0]), rows.candidates ? (good0 ? 1.f : power_of_two(-top[0])) : 0.f);
-  sums[1] = __fadd_rn(quad_sum(a.total[0][1]), rows.candidates ? (good1 ? 1.f : power_of_two(-top[1])) : 0.f);
-  add_residual(y, a.out[0], sums, rows.x + 2 * rows.head * LANES);
+  float sums[1][2];
+  row_totals<1>(sums, a);
+  add_residual(y, a.out[0], sums[0], rows.x + 2 * rows.head * LANES);
 }

@@ -6,6 +6,7 @@
 #include "ring.cuh"
 #include "tiles.cuh"
 
+// HEADS_TOGETHER: where keys of the first head are in memory, so are the others'.
 // WHOLE_CHUNKS: behind the last keys and values of a history its first are sent again, so that a stage has 128 of which all
 // are numbers.
 template <bool HEADS_TOGETHER, bool WHOLE_CHUNKS = false>
@@ -14,7 +15,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
   const int units = t.units(), chunks = up(units, CHUNK), head_stride = t.capacity * (UNIT_BYTES / UNIT);
   const bool history = t.any_history, candidates = t.any_candidates;
   const u32 wanted = g.scratch[STARTS + t.pair] + t.history;  // where the counters stand when all strips' keys are there
-  const u32* there = counter(g, t, 0);
+  const u32* there = counter(g, t, 0, 0);
   const char* w = g.weights + (size_t)t.block * LAYER_BYTES;
   const char* keys = t.keys(0, 0);
   const int query_bytes = candidates ? HEAD_BYTES : QUERY_BYTES;
@@ -22,19 +23,18 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
     if (history)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES + QUERY_BYTES, KEY_VALUE_BYTES);
     if (!candidates && layer == LAYERS - 1) break;
-    bool seen = false;
+    int seen = 0;  // heads whose keys and values are there
     if (queries_first)
       for (int h = 0; h < HEADS; h++) ring.fill(p, w + h * HEAD_BYTES, query_bytes);
     for (int i = 0; i < (HEADS_TOGETHER ? 1 : HEADS); i++) {
       if (!queries_first) ring.fill(p, w + i * HEAD_BYTES, query_bytes);
       for (int c = 0; c < chunks; c++)
         for (int h = i; h < (HEADS_TOGETHER ? HEADS : i + 1); h++) {
-          if (!seen) {
+          for (; seen <= (HEADS_TOGETHER ? 0 : h); seen++) {
             if (g.mode == SCORE)
               wait_for_kernel_before();
             else
-              wait_for_keys(there, wanted);
-            seen = true;
+              wait_for_keys(there + seen * COUNTER_STRIDE, wanted);
           }
           const char* first = keys + h * head_stride;
           const int left = min(CHUNK, units - c * CHUNK);
@@ -46,7 +46,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
     }
     for (int j = 0; j < FFN_STAGES; j++)
       ring.fill(p, w + FFN_START + j * FFN_STRIDE, j == FFN_STAGES - 1 ? FFN_BYTES + NORM_BYTES : FFN_BYTES);
-    there += COUNTER_STRIDE;
+    there += HEADS * COUNTER_STRIDE;
     w += BLOCKS * LAYER_BYTES;
     keys += (size_t)BLOCKS * HEADS * head_stride;
   }

@@ -118,7 +118,7 @@ struct Strip {
     }
     if (!active) return 0;
     float sums[TILES][2];
-    row_totals<TILES>(sums, a, history ? 0.f : 1.f);
+    row_totals<TILES>(sums, a);
     u32 bad = 0;
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
@@ -251,7 +251,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 4) * LANES, RESIDENT) clim
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
         for (int layer = 0; layer < LAYERS; layer++) {
           barrier_wait(published, layer & 1);
-          add_release(counter(g, t, layer), min(WARPS, t.history - t.first));
+          for (int h = 0; h < HEADS; h++) add_release(counter(g, t, layer, h), min(WARPS, t.history - t.first));
         }
     } else {
       raise_registers<REGISTERS>();

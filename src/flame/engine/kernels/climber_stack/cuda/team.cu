@@ -69,7 +69,7 @@ struct Team {
     }
     fence_bulk();
     team_barrier();
-    if (threadIdx.x == 0) add_release(counter(g, t, layer), min(TILES, t.history - t.first));
+    if (threadIdx.x < HEADS) add_release(counter(g, t, layer, threadIdx.x), min(TILES, t.history - t.first));
   }
 
   // y = attention + x
@@ -117,7 +117,7 @@ struct Team {
     if (!active) return;
     float sums[1][2];
     u32 part[2][4];
-    row_totals<1>(sums, a, candidates ? 1.f : 0.f);
+    row_totals<1>(sums, a);
     const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
     if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
       const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES;

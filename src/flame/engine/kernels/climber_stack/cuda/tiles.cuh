@@ -140,9 +140,9 @@ DEVICE void leave(const Launch& g, Strips& s) {
   if (threadIdx.x == 0) g.scratch[TICKET] = g.scratch[LEAVERS] = 0;
 }
 
-// The counter of strips whose keys and values of a layer are in the state
-DEVICE u32* counter(const Launch& g, const Tile& t, int layer) {
-  return g.scratch + COUNTERS + (t.pair * LAYERS + layer) * COUNTER_STRIDE;
+// The counter of strips whose keys and values of a layer's head are in the state
+DEVICE u32* counter(const Launch& g, const Tile& t, int layer, int head) {
+  return g.scratch + COUNTERS + ((t.pair * LAYERS + layer) * HEADS + head) * COUNTER_STRIDE;
 }
 
 // For a launch that waits so long, something is broken: an error is better than a machine that hangs

@@ -68,17 +68,18 @@ struct Wide : WideRows {
 #pragma unroll
     for (int r = 0; r < 2; r++) logits[0][r] = history ? from_first[r] : logits[0][r];
     a.shift(logits);
+    if (history) return;
+    half_of_columns(a.out[0], own, 1);
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) a.out[0][j][i] = history ? 0.f : own[4 + j][i];
+    for (int r = 0; r < 2; r++) logits[0][r] = power_of_two(__fadd_rn(logits[0][r], a.start[0][2 * r]));
+    a.start_with_own(logits);
   }
 
   // Columns of one head: y = attention + x, once more where rows left the range
   DEVICE void finish_head(const Attention<1>& a, int layer, int h, float scale) {
     float sums[1][2];
     u32 f[2][4];
-    row_totals<1>(sums, a, history ? 0.f : 1.f);
+    row_totals<1>(sums, a);
     add_residual(f, a.out[0], sums[0], part(x, h));
     const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
     if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
@@ -87,6 +88,16 @@ struct Wide : WideRows {
       redo(f, rows, good0, good1);
     }
     put_part(h, f);
+  }
+  // Most rows have no shift, and logits without one take a third less of the tensor cores
+  DEVICE void attend_history(Attention<1>& a, const u32 (&q)[2][4]) {
+    if (any_of_warpgroup(a.start[0][0] != 0.f || a.start[0][2] != 0.f, 1 + threadIdx.x / (GROUP_WARPS * LANES))) {
+      move_out(a.total);
+      attend_wide<true>(a, q, ones, ring, place, t.length, lane);
+      move_out(a.total);
+    } else {
+      attend_wide<false>(a, q, ones, ring, place, t.length, lane);
+    }
   }
   DEVICE void attention(int layer, float scale) {
     float shifts[HEADS][2];
@@ -108,7 +119,7 @@ struct Wide : WideRows {
       } else {
         queries_with_own(q, a, layer, h, scale);
       }
-      if (t.length > 0) attend_wide(a, q, ring, place, t.length, lane);
+      if (t.length > 0) attend_history(a, q);
       finish_head(a, layer, h, scale);
     }
   }
@@ -150,15 +161,18 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
   DYNAMIC_SHARED(memory);
   __shared__ Strips strips;
   __shared__ Tile t;
-  __shared__ __align__(8) u64 barriers[2 * SLOTS + 1];
+  __shared__ __align__(8) u64 barriers[2 * SLOTS + HEADS];
   constexpr int WARPS = GROUPS * GROUP_WARPS;
-  const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  const int warp = __shfl_sync(~0u, threadIdx.x / LANES, 0), lane = threadIdx.x % LANES;
   const Ring ring{memory, shared_address(barriers), shared_address(barriers + SLOTS)};
   const u32 published = shared_address(barriers + 2 * SLOTS);
   if (threadIdx.x == 0) {
     ring.init(WARPS);
-    barrier_init(published, WARPS);
+    for (int h = 0; h < HEADS; h++) barrier_init(published + 8 * h, WARPS);
   }
+  u32* ones = reinterpret_cast<u32*>(memory + SLOTS * SLOT + 2 * WARPS * TILE * sizeof(uint4));
+  if (threadIdx.x < LANES) ones[threadIdx.x] = ONES;
+  fence_shared();
   take_tile<STRIP, GROUPS>(g, strips, t);
   if (t.any()) {
     const bool queries_first = !t.any_candidates;
@@ -166,16 +180,17 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
       lower_registers<24>();
       if (warp == WARPS && lane == 0) send_stages<false, true>(g, t, queries_first, ring);
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
-        for (int layer = 0; layer < LAYERS; layer++) {
-          barrier_wait(published, layer & 1);
-          add_release(counter(g, t, layer), min(GROUPS, t.history - t.first));
-        }
+        for (int layer = 0; layer < LAYERS; layer++)
+          for (int h = 0; h < HEADS; h++) {
+            barrier_wait(published + 8 * h, layer & 1);
+            add_release(counter(g, t, layer, h), min(GROUPS, t.history - t.first));
+          }
     } else {
       raise_registers<REGISTERS>();
       const int index = t.first + warp / GROUP_WARPS;
       uint4* x = reinterpret_cast<uint4*>(memory + SLOTS * SLOT) + 2 * warp * TILE + lane;
       const bool history = index < t.history, live = index < t.end;
-      Wide wide{{g, t, ring, x, x + TILE, published, index, warp % GROUP_WARPS, lane, history, live, queries_first}};
+      Wide wide{{g, t, ring, x, x + TILE, Matrices(ones, 0, 0), published, index, warp % GROUP_WARPS, lane, history, live, queries_first}};
       wait_for_kernel_before();
       wide.run();
     }

@@ -65,7 +65,8 @@ DEVICE void overlapped_stages(float (&a)[COLUMNS][4], const u32 (&y)[STEPS][4], 
   }
   hold(a);
 }
-// The same with half the registers: where other warpgroups fill the gaps, or stages are many
+// The same with half the registers: where other warpgroups fill the gaps, or stages are many. Unrolled, so that the compiler
+// sees that a warp's lanes stand at the same slot.
 DEVICE void single_stages(float (&a)[COLUMNS][4], const u32 (&y)[STEPS][4], const Ring& ring, Position& place, int lane) {
   float c[HIDDEN_TILES][4];
   u32 h[HIDDEN_STEPS][4];
@@ -73,7 +74,7 @@ DEVICE void single_stages(float (&a)[COLUMNS][4], const u32 (&y)[STEPS][4], cons
   issue_first(c, y, w, lane);
   start_second(a);
   wgmma_wait<0>();
-#pragma unroll 1
+#pragma unroll (FFN_STAGES > 8 ? 1 : FFN_STAGES)
   for (int stage = 0; stage < FFN_STAGES - 1; stage++) {
     Position next = place;
     next.next();

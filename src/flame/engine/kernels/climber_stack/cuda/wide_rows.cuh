@@ -12,7 +12,8 @@ struct WideRows {
   const Tile& t;
   const Ring& ring;
   uint4 *x, *y;   // the lane's first uint4; a lane reads only what it wrote. A head's part of y holds its queries first
-  u32 published;  // barrier
+  Matrices ones;
+  u32 published;  // a barrier a head
   int index, warp, lane;  // the strip, the warp in it
   bool history, live, queries_first;
   Position place = {};
@@ -50,6 +51,11 @@ struct WideRows {
     store_rows(to, f, UNIT * warp, rows, lane);
   }
 
+  DEVICE void tell(int h) const {
+    fence_bulk();
+    __syncwarp();
+    if (lane == 0) barrier_arrive(published + 8 * h);
+  }
   DEVICE void store_unit(int layer, int h, const float (&a)[8][4]) {
     char* to = t.keys(layer, h) + unit() * UNIT_BYTES;
     float half[4][4];
@@ -57,6 +63,7 @@ struct WideRows {
     store_keys(to, half, lane);
     half_of_columns(half, a, 1);
     store_values(to, half, lane);
+    tell(h);
   }
   // Keys and values of a layer, into the state: all heads' products at once, or one head's after the other's
   DEVICE void publish_together(int layer) {
@@ -98,14 +105,13 @@ struct WideRows {
     }
   }
   DEVICE void publish(int layer) {
-    if (!history)
+    if (!history) {
       skip(HEADS);
-    else if (SHORT_OF_REGISTERS)
+      for (int h = 0; h < HEADS; h++) tell(h);
+    } else if (SHORT_OF_REGISTERS) {
       publish_singly(layer);
-    else
+    } else {
       publish_together(layer);
-    fence_bulk();
-    __syncwarp();
-    if (lane == 0) barrier_arrive(published);
+    }
   }
 };
