@@ -15,6 +15,7 @@ typedef unsigned long long u64;
 #define __noinline__ __attribute__((noinline))
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __shared__ static thread_local
 #define __align__(n) __attribute__((aligned(n)))
 #define DYNAMIC_SHARED(name) char* const name = machine::shared
@@ -31,6 +32,7 @@ template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 struct Index { unsigned x; };
 #define threadIdx (Index{machine::block->current->index})
 #define blockDim (Index{(unsigned)machine::block->threads.size()})
+#define blockIdx (Index{machine::block->index})
 #define gridDim (Index{machine::block->grid})
 
 inline void __syncthreads() { machine::group_wait(0, machine::block->threads.size()); }

@@ -1,0 +1,170 @@
+"""Experts, gates, mixture and towers in one launch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flame.engine.kernels.climber_head.sources import GROUP_THREADS, SHARED, STATIC, headers, source
+from flame.engine.kernels.climber_stack.packing import columns_first
+from flame.engine.kernels.experts.sizes import ExpertSizes
+from flame.engine.kernels.kernel import CudaKernel, Runtime
+from flame.engine.kernels.towers import sigmoid_bits
+
+_LAUNCH = struct.Struct("5q5i4x")
+_EXPERTS = 8
+_DIM = 64
+_CHUNK = 64
+_GROUP_ROWS = 64
+_MOST_INPUTS = 192
+_MOST_TASKS = 8
+_MOST_SLOTS = 6
+
+
+def experts_fit(sizes: ExpertSizes) -> bool:
+    """Whether `ClimberExperts` is for these sizes."""
+    narrow = sizes.inputs % 16 == 0 and sizes.inputs <= _MOST_INPUTS and sizes.tasks <= _MOST_TASKS
+    return narrow and sizes.experts == _EXPERTS and max(sizes.dim, sizes.tower_hidden) <= _DIM
+
+
+class ExpertTile(NamedTuple):
+    """A CTA has `groups` of 64 rows, and the experts are split over a cluster of `split` CTAs."""
+
+    groups: int
+    split: int
+
+    @property
+    def rows(self) -> int:
+        return self.groups * _GROUP_ROWS
+
+
+TILES = (ExpertTile(1, 8), ExpertTile(2, 4), ExpertTile(2, 2), ExpertTile(2, 1))
+"""In the order in which rising numbers of candidates want them."""
+
+
+class ClimberExperts:
+    """Experts, gates and towers of one model."""
+
+    def __init__(self, sizes: ExpertSizes, processors: int = 132, *, tile: ExpertTile | None = None) -> None:
+        """`processors` decides how many CTAs share the experts; `tile` is for tests and measurements."""
+        assert experts_fit(sizes), f"these sizes are for other kernels: {sizes}"
+        self.sizes = sizes
+        self._processors = processors
+        self._kernels = {one: _kernel(sizes, one) for one in ((tile,) if tile else TILES)}
+
+    @property
+    def kernels(self) -> tuple[CudaKernel, ...]:
+        return tuple(self._kernels.values())
+
+    def pack(self, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The stages of all products, uint8, from the tensors of an expert head by its own names."""
+        assert dtype == torch.bfloat16, "the kernel multiplies bf16"
+        own = {name: tensor.detach().cpu().float() for name, tensor in weights.items()}
+        return torch.cat([*_experts(self.sizes, own), *_gates(self.sizes, own), *_towers(self.sizes, own)]).to(device)
+
+    def work(self, users: int, candidates: int, device: torch.device) -> None:
+        """Nothing passes between launches."""
+
+    def launch(
+        self, runtime: Runtime, weights: Tensor, work: None, words: Tensor, wide: Tensor, scores: Tensor
+    ) -> None:
+        """As `flame.engine.kernels.experts.ExpertHead.launch`."""
+        users, candidates, _ = scores.shape
+        tile = self._tile(users, candidates)
+        tiles = -(-candidates // tile.rows)
+        user, row = (stride * wide.element_size() for stride in wide.stride()[:2])
+        argument = _LAUNCH.pack(
+            *(tensor.data_ptr() for tensor in (wide, weights, words, scores)),
+            *(user, row, wide.shape[1], self.sizes.header_words, candidates, tiles),
+        )
+        runtime.launch(self._kernels[tile], (users * tiles * tile.split,), argument)
+
+    def _tile(self, users: int, candidates: int) -> ExpertTile:
+        """The first whose CTAs all run at once; else the last, which reads the weights least often."""
+        for tile in self._kernels:
+            if users * -(-candidates // tile.rows) * tile.split <= self._processors:
+                return tile
+        return list(self._kernels)[-1]
+
+
+def _kernel(sizes: ExpertSizes, tile: ExpertTile) -> CudaKernel:
+    first = 2 * sizes.inputs * _CHUNK + 4 * _CHUNK
+    tower = 2 * _CHUNK * _DIM + 8 * _DIM + 16
+    outputs = tile.rows * _EXPERTS // tile.split * _DIM * 2
+    slots = min(_MOST_SLOTS, (SHARED - STATIC - outputs) // (first + tower))
+    return CudaKernel(
+        name=f"climber-experts-{tile.groups}-{tile.split}",
+        source=source("experts.cu"),
+        entry="climber_experts",
+        signature={"launch": "bytes"},
+        defines={
+            "INPUTS": sizes.inputs,
+            "HIDDEN": _hidden(sizes),
+            "TASKS": sizes.tasks,
+            "SIGMOIDS": sigmoid_bits(sizes.sigmoids),
+            "HEADER_COUNT": sizes.count_word,
+            "GROUPS": tile.groups,
+            "SPLIT": tile.split,
+            "SLOTS": slots,
+        },
+        threads=(tile.groups + 1) * GROUP_THREADS,
+        shared=slots * (first + tower) + outputs,
+        headers=headers(),
+    )
+
+
+def _hidden(sizes: ExpertSizes) -> int:
+    """Hidden units of an expert, padded to an even number of chunks."""
+    return -(-sizes.hidden // (2 * _CHUNK)) * 2 * _CHUNK
+
+
+def _experts(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
+    """Chunk after chunk of every expert: first product and its biases, second product and the expert's output biases."""
+    hidden = _hidden(sizes)
+    first = _sized(own["experts_in.weight"], hidden, sizes.inputs)
+    first_bias = _sized(own["experts_in.bias"], _EXPERTS, hidden)
+    second = _sized(own["experts_out.weight"], _DIM, hidden)
+    second_bias = _sized(own["experts_out.bias"], _EXPERTS, _DIM)
+    stages = []
+    for expert in range(_EXPERTS):
+        for start in range(0, hidden, _CHUNK):
+            units = slice(start, start + _CHUNK)
+            stages += [_matrix(first[expert, units]), _fp32(first_bias[expert, units])]
+            stages += [_matrix(second[expert, :, units]), _fp32(second_bias[expert])]
+    return stages
+
+
+def _gates(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
+    """8 columns a task."""
+    weight, bias = own["gates.weight"].reshape(-1, sizes.inputs), own["gates.bias"].reshape(1, -1)
+    return [_matrix(_sized(weight, _CHUNK, sizes.inputs)), _fp32(_sized(bias, 1, _CHUNK))]
+
+
+def _towers(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
+    """Of a task the first product, its biases, the output weights and bias."""
+    hidden = _sized(own["towers.hidden.weight"], _DIM, _DIM)
+    bias, out = own["towers.hidden.bias"], own["towers.out.weight"].reshape(sizes.tasks, -1)
+    stages = []
+    for task in range(sizes.tasks):
+        vectors = (_sized(vector[task : task + 1], 1, _DIM) for vector in (bias, out))
+        last = _sized(own["towers.out.bias"].reshape(-1, 1)[task : task + 1], 1, 4)
+        stages += [_matrix(hidden[task]), *map(_fp32, (*vectors, last))]
+    return stages
+
+
+def _sized(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    """Zeros behind the last two dimensions, up to these sizes."""
+    return torch.nn.functional.pad(tensor, (0, columns - tensor.shape[-1], 0, rows - tensor.shape[-2]))
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """`[columns, inputs]` as the bytes of a product's matrix."""
+    return columns_first(weight.t()[None]).flatten()
+
+
+def _fp32(vector: Tensor) -> Tensor:
+    return vector.float().contiguous().flatten().view(torch.uint8)
