@@ -58,7 +58,9 @@ def version() -> str:
 @contextmanager
 def _program(kernel: CudaKernel) -> Iterator[Any]:
     path = Path(kernel.source)
-    files = [file for file in sorted(path.parent.iterdir()) if _is_header(file)] + [Path(file) for file in kernel.headers]
+    files = [file for file in sorted(path.parent.iterdir()) if _is_header(file)] + [
+        Path(file) for file in kernel.headers
+    ]
     headers = {file.name: file.read_bytes() for file in files}
     contents, names = list(headers.values()), [name.encode() for name in headers]
     program = _value(

@@ -1,12 +1,12 @@
-"""A Climber's fusion and experts as one launch each: CUDA C++ for compute capability 9.0, bf16.
+"""A Climber's fusion, experts and towers: CUDA C++ for compute capability 9.0, bf16.
 
 Every row is one candidate's alone, so four warps keep 64 rows in registers from the first product to the last, and
-multiply them by `wgmma`. Weights lie as 8 x 8 matrices, as `climber_stack` has them, and come through rings of shared-memory
-slots that a thread of its own fills by bulk copies, always ahead of the arithmetic.
+multiply them by `wgmma`. Weights lie as 8 x 8 matrices, as `climber_stack` has them, and come through rings of slots in
+shared memory that a thread of its own fills by bulk copies, always ahead of the arithmetic.
 
     fusion    a warp has 8 candidates with both their blocks: nothing passes between threads but sums over a row
-    experts   experts, gates, mixture and towers; the CTAs of a cluster have the same rows and share the experts, as many
-              as it takes to fill the machine
+    experts   experts, gates, mixture and towers; where that does not fill the machine, several CTAs have the same rows
+              and share the experts, and a launch of its own mixes what they made
 
 All configurations give the same bits: no sum depends on how many rows or experts a CTA has.
 """

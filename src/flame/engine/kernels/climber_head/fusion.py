@@ -65,7 +65,13 @@ class ClimberFusion:
         return FusionWork(torch.empty(users, candidates, self.sizes.width, dtype=dtype, device=device))
 
     def launch(
-        self, runtime: Runtime, weights: ClimberFusionWeights, work: FusionWork, words: Tensor, x: Tensor, first_row: int
+        self,
+        runtime: Runtime,
+        weights: ClimberFusionWeights,
+        work: FusionWork,
+        words: Tensor,
+        x: Tensor,
+        first_row: int,
     ) -> Tensor:
         """As `flame.engine.kernels.fusion.Fusion.launch`."""
         users, candidates, _ = work.wide.shape

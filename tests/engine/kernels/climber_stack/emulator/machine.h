@@ -6,7 +6,6 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -88,20 +87,11 @@ inline void entry() {
   swapcontext(&block->current->context, &block->scheduler);
 }
 
-// CTAs that run together: what they have in shared memory, and the barrier of all their threads
-struct Cluster {
-  std::vector<char*> memory;
-  std::atomic<unsigned> arrived{0};
-};
-inline std::vector<std::unique_ptr<Cluster>> clusters;
-inline unsigned cluster_size = 1;
-
 inline void run_block(unsigned grid, unsigned index, unsigned threads, const std::function<void()>& kernel) {
   Block mine;
   block = &mine;
   mine.grid = grid;
   mine.index = index;
-  clusters[index / cluster_size]->memory[index % cluster_size] = shared;
   mine.kernel = kernel;
   mine.warps.resize(threads / LANE_COUNT);
   memset(shared, 0xff, sizeof shared);
@@ -128,11 +118,6 @@ inline void run_block(unsigned grid, unsigned index, unsigned threads, const std
 
 // All blocks at once, as they may wait for each other
 inline void run_grid(unsigned grid, unsigned threads, const std::function<void()>& kernel) {
-  clusters.clear();
-  for (unsigned i = 0; i < grid; i += cluster_size) {
-    clusters.push_back(std::make_unique<Cluster>());
-    clusters.back()->memory.resize(cluster_size);
-  }
   std::vector<std::thread> blocks;
   for (unsigned i = 0; i < grid; i++) blocks.emplace_back([=] { run_block(grid, i, threads, kernel); });
   for (auto& b : blocks) b.join();

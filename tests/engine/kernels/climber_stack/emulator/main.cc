@@ -3,8 +3,5 @@
 
 extern "C" __attribute__((visibility("default"))) void emulate(const Launch* launch, unsigned grid, unsigned threads) {
   const Launch g = *launch;
-#ifdef SPLIT
-  machine::cluster_size = SPLIT;
-#endif
   machine::run_grid(grid, threads, [g] { ENTRY(g); });
 }

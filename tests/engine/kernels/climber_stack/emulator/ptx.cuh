@@ -15,7 +15,6 @@ typedef unsigned long long u64;
 #define __noinline__ __attribute__((noinline))
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __cluster_dims__(...)
 #define __shared__ static thread_local
 #define __align__(n) __attribute__((aligned(n)))
 #define DYNAMIC_SHARED(name) char* const name = machine::shared
