@@ -122,7 +122,7 @@ class PlainHead:
 def _fusion(sizes: FusionSizes, precision: Precision, capability: int) -> ClimberFusion | AnyFusion:
     if _multiplies_by_wgmma(precision, capability) and fusion_fits(sizes):
         return ClimberFusion(sizes)
-    return fusion_of(sizes, precision.pointer, capability)
+    return fusion_of(sizes, precision.pointer)
 
 
 def _experts(sizes: ExpertSizes, precision: Precision, capability: int) -> ClimberExperts | ExpertHead:
