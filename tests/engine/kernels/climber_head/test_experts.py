@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flame.engine.kernels.climber_head import ClimberExperts, experts_fit
+from flame.engine.kernels.climber_head import ClimberExperts, experts_fit, lane_order
 from flame.engine.kernels.climber_head.experts import ExpertTile, tiles
 from flame.engine.kernels.experts.reference import head_scores
 from flame.engine.kernels.experts.sizes import ExpertSizes
@@ -18,7 +18,7 @@ from flame.engine.models import head
 HEADER = 4
 SIZES = {
     "padded": ExpertSizes(32, 8, 100, 40, 50, (True, False, True), HEADER),
-    "one task": ExpertSizes(48, 8, 300, 64, 64, (False,), HEADER, count_word=3),
+    "one task": ExpertSizes(64, 8, 300, 64, 64, (False,), HEADER, count_word=3),
     "as served": ExpertSizes(192, 8, 512, 64, 64, (True,) * 4, HEADER),
 }
 
@@ -43,9 +43,10 @@ def launch(sizes: ExpertSizes, rows: Sequence[Tensor], candidates: int, machine:
     room = -(-candidates // 64) * 64
     shape = (len(rows), room, sizes.inputs)
     wide = torch.full(shape, float("nan"), dtype=torch.bfloat16, device=machine.device)
+    order = lane_order(sizes.inputs)
     words = torch.full((len(rows), HEADER), 2**30, dtype=torch.int32)
     for user, own in enumerate(rows):
-        wide[user, : len(own)] = own.to(machine.device)
+        wide[user, : len(own)] = own[:, order].to(machine.device)
         words[user, sizes.count_word] = len(own)
     scores = torch.full((len(rows), candidates, sizes.tasks), float("nan"), device=machine.device)
     work = op.work(len(rows), room, machine.device)
@@ -118,5 +119,5 @@ def test_as_many_share_the_experts_as_fill_the_machine() -> None:
 def test_other_sizes_are_for_other_kernels() -> None:
     right = SIZES["as served"]
     assert all(experts_fit(sizes) for sizes in SIZES.values())
-    for change in ({"experts": 4}, {"inputs": 100}, {"inputs": 208}, {"dim": 80}, {"sigmoids": (True,) * 9}):
+    for change in ({"experts": 4}, {"inputs": 48}, {"inputs": 224}, {"dim": 80}, {"sigmoids": (True,) * 5}):
         assert not experts_fit(right._replace(**change))

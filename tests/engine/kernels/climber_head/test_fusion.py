@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flame.engine.kernels.climber_head import ClimberFusion, fusion_fits
+from flame.engine.kernels.climber_head import ClimberFusion, fusion_fits, lane_order
 from flame.engine.kernels.fusion.reference import fused
 from flame.engine.kernels.fusion.sizes import FusionSizes
 from flame.engine.kernels.kernel import Runtime
@@ -57,7 +57,8 @@ def launch(
         words[user, sizes.scenario_word], words[user, sizes.count_word] = scenarios[user], len(own)
     work = op.work(len(rows), room, torch.bfloat16, machine.device)
     work.wide.fill_(float("nan"))
-    return op.launch(machine, weights, work, words.flatten().to(machine.device), x, FIRST).float().cpu()
+    wide = op.launch(machine, weights, work, words.flatten().to(machine.device), x, FIRST).float().cpu()
+    return wide[:, :, lane_order(sizes.width).argsort()]
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY], ids=["few", "many"])

@@ -50,8 +50,7 @@ class FusedHead:
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        self._fusion = _fusion(fusion_sizes(spec), precision, capability)
-        self._experts = _experts(expert_sizes(spec), precision, capability)
+        self._fusion, self._experts = _kernels(fusion_sizes(spec), expert_sizes(spec), precision, capability)
         self._weights = self._packed(weights) if weights else None
 
     @property
@@ -119,20 +118,14 @@ class PlainHead:
             memory.scores.copy_(models.activate(logits.float(), self._spec.tasks))
 
 
-def _fusion(sizes: FusionSizes, precision: Precision, capability: int) -> ClimberFusion | AnyFusion:
-    if _multiplies_by_wgmma(precision, capability) and fusion_fits(sizes):
-        return ClimberFusion(sizes)
-    return fusion_of(sizes, precision.pointer)
-
-
-def _experts(sizes: ExpertSizes, precision: Precision, capability: int) -> ClimberExperts | ExpertHead:
-    if _multiplies_by_wgmma(precision, capability) and experts_fit(sizes):
-        return ClimberExperts(sizes)
-    return ExpertHead(sizes, precision.pointer, capability)
-
-
-def _multiplies_by_wgmma(precision: Precision, capability: int) -> bool:
-    return precision.name == "bf16" and capability == CAPABILITY
+def _kernels(
+    fusion: FusionSizes, experts: ExpertSizes, precision: Precision, capability: int
+) -> tuple[ClimberFusion | AnyFusion, ClimberExperts | ExpertHead]:
+    """Both of one kind: they agree on the order of columns between them."""
+    if precision.name == "bf16" and capability == CAPABILITY and fusion_fits(fusion) and experts_fit(experts):
+        return ClimberFusion(fusion), ClimberExperts(experts)
+    pointer = precision.pointer
+    return fusion_of(fusion, pointer), ExpertHead(experts, pointer, capability)
 
 
 def fusion_sizes(spec: ModelSpec) -> FusionSizes:

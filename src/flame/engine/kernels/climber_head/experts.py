@@ -32,7 +32,7 @@ _MOST_SLOTS = 6
 
 def experts_fit(sizes: ExpertSizes) -> bool:
     """Whether `ClimberExperts` is for these sizes."""
-    narrow = sizes.inputs % 16 == 0 and sizes.inputs <= _MOST_INPUTS and sizes.tasks <= _MOST_TASKS
+    narrow = sizes.inputs % 32 == 0 and sizes.inputs <= _MOST_INPUTS and sizes.tasks <= _MOST_TASKS
     return narrow and sizes.experts == _EXPERTS and max(sizes.dim, sizes.tower_hidden) <= _DIM
 
 
@@ -95,7 +95,7 @@ class ClimberExperts:
     def launch(
         self, runtime: Runtime, weights: Tensor, work: Tensor, words: Tensor, wide: Tensor, scores: Tensor
     ) -> None:
-        """As `flame.engine.kernels.experts.ExpertHead.launch`."""
+        """As `flame.engine.kernels.experts.ExpertHead.launch`, columns of `wide` in the order of lanes."""
         users, candidates, _ = scores.shape
         rows = wide.shape[1]
         tile = self._tile(users, rows)
@@ -142,7 +142,7 @@ def _towers_kernel(sizes: ExpertSizes, parts: int) -> CudaKernel:
         entry="climber_towers",
         signature={"launch": "bytes"},
         defines=_defines(sizes) | {"SPLIT": _EXPERTS * parts},
-        threads=GROUP_THREADS,
+        threads=2 * GROUP_THREADS,
         shared=0,
         headers=headers(),
     )

@@ -73,7 +73,7 @@ class ClimberFusion:
         x: Tensor,
         first_row: int,
     ) -> Tensor:
-        """As `flame.engine.kernels.fusion.Fusion.launch`."""
+        """As `flame.engine.kernels.fusion.Fusion.launch`, columns of the result in the order of lanes."""
         users, candidates, _ = work.wide.shape
         kernel = self._few if users * -(-candidates // _GROUP_CANDIDATES) <= self._processors else self._many
         tiles = -(-candidates // (_GROUP_CANDIDATES * kernel.defines["GROUPS"]))

@@ -61,6 +61,7 @@ inline float half_of(u32 v, int i) { return i ? high(v) : low(v); }
 inline float flush(float f) { return fabsf(f) < 1.17549435e-38f ? 0.f : f; }
 inline float power_of_two(float x) { return flush(exp2f(x)); }
 inline float reciprocal(float x) { return 1 / x; }
+inline float rough_tanh(float x) { return tanhf(x); }
 inline float reciprocal_root(float x) { return 1 / sqrtf(x); }
 
 // Lane 4 g + t has rows g and g + 8 of a (columns 2t, 2t + 1, 2t + 8, 2t + 9), column g of b, columns 2t, 2t + 1 of c

@@ -7,8 +7,8 @@ constexpr int WARPS = GROUPS * GROUP_WARPS;
 constexpr int ROWS = WARPS * UNIT;
 constexpr bool ALL = SPLIT == 1;
 
-using Firsts = Slots<SLOTS, FIRST_BYTES>;
-using Seconds = Slots<SLOTS, TOWER_BYTES>;
+using Firsts = Slots<SLOTS, FIRST_BYTES, 2>;
+using Seconds = Slots<SLOTS, TOWER_BYTES, 2>;
 
 // What a CTA does
 struct Place {
@@ -32,10 +32,11 @@ struct Experts {
   float s[2][TILES][4], out[TILES][4], total[TILES][4];
   u32 x[STEPS][4], p[2][TILES / 2][4];
 
-  DEVICE void issue_hidden(float (&c)[TILES][4]) {
+  // Hidden units of the next chunk: biases, then what their products add
+  DEVICE const char* begin_hidden(float (&c)[TILES][4]) {
     const char* w = firsts.take();
     start_from(c, w + FIRST, lane);
-    issue(c, x, w);
+    return w;
   }
   // The sum of pair `pair` is there
   DEVICE void add_pair(int pair) {
@@ -57,52 +58,64 @@ struct Experts {
 #pragma unroll
       for (int i = 0; i < 4; i++) c[j][i] = 0.f;
   }
-  // The next chunk's hidden units are on their way while those of this one are made operands, and its outputs after them.
-  // LAST: there is no next one.
+  // Before: the first chunk's hidden units are there, and `w` has the second's weights, whose biases are in s[1]. After: the
+  // same of the next pair. Products follow each other while operands, sums and biases are made ready beside them.
+  // LAST: there is no next pair, and no gates after it.
   template <bool LAST>
-  DEVICE void two_chunks(int pair) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const bool more = !LAST || i == 0;
-      if (more) issue_hidden(s[i ^ 1]);
-      hold(s[i]);
-      relu_operands(p[i], s[i]);
-      const char* w = seconds.take();
-      if (i == 0) {
-        // For one group less the compiler does not see that the sum is there
-        wgmma_wait<0>();
-        hold(out);
-        if (pair > 0) {
-          add_pair(pair - 1);
-          seconds.release(lane);
-        }
-        start_from(out, w + SECOND, lane);
-      }
-      issue(out, p[i], w);
-      if (more) {
-        wgmma_wait<1>();
-        firsts.release(lane);
-      } else {
-        wgmma_wait<0>();
-      }
-      if (i > 0) seconds.release(lane);
+  DEVICE void two_chunks(int pair, const char*& w) {
+    issue(s[1], x, w);
+    relu_operands(p[0], s[0]);
+    const char* next = LAST ? w : begin_hidden(s[0]);
+    const char* second = seconds.take();
+    start_from(out, second + SECOND, lane);
+    issue(out, p[0], second);
+    wgmma_wait<1>();
+    firsts.release(lane);
+    hold(s[1]);
+    relu_operands(p[1], s[1]);
+    issue(out, p[1], seconds.take());
+    if (LAST) {
+      wgmma_wait<0>();
+    } else {
+      issue(s[0], x, next);
+      if (pair + 1 < OWN) w = begin_hidden(s[1]);
+      wgmma_wait<1>();
     }
+    hold(out);
+    seconds.release(lane);
+    seconds.release(lane);
+    add_pair(pair);
+    if (LAST) return;
+    wgmma_wait<0>();
+    firsts.release(lane);
+    hold(s[0]);
   }
   // Where a CTA has all experts, leaves the gates' logits in s[0]: they are the stage after the last
   DEVICE void experts() {
-    clear(out);
     clear(total);
-    issue_hidden(s[0]);
+    issue(s[0], x, begin_hidden(s[0]));
+    const char* w = begin_hidden(s[1]);
     wgmma_wait<0>();
     firsts.release(lane);
-#pragma unroll 1
-    for (int pair = 0; pair < OWN - !ALL; pair++) two_chunks<false>(pair);
-    if (!ALL) two_chunks<true>(OWN - 1);
-    wgmma_wait<0>();
     hold(s[0]);
-    hold(out);
-    seconds.release(lane);
-    add_pair(OWN - 1);
+#pragma unroll 1
+    for (int pair = 0; pair < OWN - !ALL; pair++) two_chunks<false>(pair, w);
+    if (!ALL) two_chunks<true>(OWN - 1, w);
+  }
+  // `vectors` are a tower's output weights and bias
+  DEVICE void score(const char* vectors, int task) const {
+    float halves[2][2];
+    for (int half = 0; half < 2; half++) {
+      float2 weights[TILES / 2];
+      get_weights(weights, vectors + half * 2 * DIM, lane);
+      add_logits(halves[half], out + half * TILES / 2, weights);
+    }
+    const float bias = *reinterpret_cast<const float*>(vectors + 4 * DIM);
+    if ((lane & 3) != 0) return;
+    for (int r = 0; r < 2; r++) {
+      const float logit = __fadd_rn(__fadd_rn(halves[0][r], halves[1][r]), bias);
+      put_score(logit, g, place.user, first + (lane >> 2) + 8 * r, count_of(g, place.user), task);
+    }
   }
   DEVICE void towers() {
 #pragma unroll 1
@@ -121,7 +134,7 @@ struct Experts {
       issue(out, p[0], w);
       wgmma_wait<0>();
       hold(out);
-      score(out, w + SECOND_BYTES, g, place.user, first, count_of(g, place.user), task, lane);
+      score(w + SECOND_BYTES, task);
       seconds.release(lane);
     }
   }

@@ -34,11 +34,11 @@ constexpr int EXCITE_AT = SQUEEZE_AT + SQUEEZE_BYTES;
 
 DEVICE constexpr int largest(int a, int b) { return a > b ? a : b; }
 constexpr int SLOT = largest(largest(HEAD_BYTES, CHUNK_BYTES), largest(SQUEEZE_BYTES, EXCITE_BYTES));
-using Ring = Slots<SLOTS, SLOT>;
+using Ring = Slots<SLOTS, SLOT, 3>;
 
 struct Launch {
   const char* x;        // [users, BLOCKS, rows, DIM] bf16
-  char* wide;           // [users, rows, BLOCKS * DIM] bf16
+  char* wide;           // [users, rows, BLOCKS * DIM] bf16, columns in the order of lanes
   const char* weights;
   const float* scales;  // [SCENARIOS]: log2(e) / temperature
   const int* header;    // [users, header_words]
@@ -63,7 +63,7 @@ struct Fusion {
   const Place& place;
   Ring ring;
   float4* middle;  // the lane's: the layer's attention, in fp32
-  int candidate, lane;
+  int candidate, lane, count;
   u32 x[STEPS][4], between[STEPS][4];
   float scale;
 
@@ -71,6 +71,7 @@ struct Fusion {
   DEVICE void load() {
     const char* row = g.x + place.user * g.user_bytes + (long long)(g.first_row + min(candidate, g.candidates - 1)) * g.row_bytes;
     load_rows(x, row, row + g.block_bytes, lane);
+    scale = g.scales[min(max(place.word(g, HEADER_SCENARIO), 0), SCENARIOS - 1)];
   }
 
   DEVICE void issue_head(float (&a)[12][4]) {
@@ -246,18 +247,24 @@ struct Fusion {
     hold(gates);
     ring.release(lane);
   }
+  // A sigmoid by one instruction of the unit that makes exponentials; a result in bf16 does not see the rest
+  static DEVICE float gate(float v) { return __fmaf_rn(rough_tanh(0.5f * v), 0.5f, 0.5f); }
   DEVICE void store(const float (&c)[TILES][4], const float (&gates)[TILES][4]) const {
+    if (candidate >= count) return;
     char* row = g.wide + ((long long)place.user * g.candidates + candidate) * (2 * BLOCKS * DIM);
-    u32* to = reinterpret_cast<u32*>(row) + (lane & 3);
-    if (candidate >= place.count(g)) return;
+    uint4* to = reinterpret_cast<uint4*>(row) + (lane & 3);
 #pragma unroll
-    for (int j = 0; j < TILES; j++)
+    for (int b = 0; b < BLOCKS; b++)
 #pragma unroll
-      for (int b = 0; b < 2; b++)
-        to[b * DIM / 2 + 4 * j] = pack(c[j][2 * b] * sigmoid(gates[j][2 * b]), c[j][2 * b + 1] * sigmoid(gates[j][2 * b + 1]));
+      for (int j = 0; j < TILES; j += 4) {
+        u32 v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          v[i] = pack(c[j + i][2 * b] * gate(gates[j + i][2 * b]), c[j + i][2 * b + 1] * gate(gates[j + i][2 * b + 1]));
+        to[b * DIM / 8 + j] = make_uint4(v[0], v[1], v[2], v[3]);
+      }
   }
   DEVICE void run() {
-    scale = g.scales[min(max(place.word(g, HEADER_SCENARIO), 0), SCENARIOS - 1)];
     attention();
     float c[TILES][4], gates[TILES][4];
     u32 squeezed[SQUEEZED / 16][4];
@@ -313,8 +320,8 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
   } else {
     if (GROUPS > 1) raise_registers<240>();
     float4* middle = reinterpret_cast<float4*>(memory + SLOTS * SLOT) + warp * TILES * LANES + lane;
-    Fusion mine{g, place, ring, middle, place.start + warp * 8 + (lane >> 2), lane};
+    Fusion mine{g, place, ring, middle, place.start + warp * 8 + (lane >> 2), lane, place.count(g)};
     mine.load();
-    if (place.live(g)) mine.run();
+    if (place.start < mine.count) mine.run();
   }
 }

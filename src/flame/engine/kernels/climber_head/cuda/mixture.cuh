@@ -32,7 +32,7 @@ constexpr int TOWERS = GATES + FIRST_BYTES;
 constexpr int OUTPUTS = DIM / 16 * LANES;  // uint4
 
 struct Launch {
-  const char* wide;     // [users, rows, INPUTS] bf16
+  const char* wide;     // [users, rows, INPUTS] bf16, columns in the order of lanes
   const char* weights;
   const int* header;    // [users, header_words]
   float* scores;        // [users, candidates, TASKS]
@@ -48,7 +48,7 @@ DEVICE int count_of(const Launch& g, int user) {
 DEVICE void load_inputs(u32 (&x)[STEPS][4], const Launch& g, int user, int first, int lane) {
   const char* rows = g.wide + user * g.user_bytes;
   const int row = first + (lane >> 2);
-  load_rows(x, rows + (long long)min(row, g.rows - 1) * g.row_bytes, rows + (long long)min(row + 8, g.rows - 1) * g.row_bytes, lane);
+  load_lanes(x, rows + (long long)min(row, g.rows - 1) * g.row_bytes, rows + (long long)min(row + 8, g.rows - 1) * g.row_bytes, lane);
 }
 
 DEVICE void add_outputs(float (&c)[TILES][4], const u32 (&a)[TILES / 2][4]) {
@@ -65,9 +65,10 @@ DEVICE void put_outputs(uint4* to, const u32 (&a)[TILES / 2][4]) {
 #pragma unroll
   for (int k = 0; k < TILES / 2; k++) to[k * LANES] = make_uint4(a[k][0], a[k][1], a[k][2], a[k][3]);
 }
-DEVICE void get_outputs(u32 (&a)[TILES / 2][4], const uint4* from) {
+template <int COUNT>
+DEVICE void get_outputs(u32 (&a)[COUNT][4], const uint4* from) {
 #pragma unroll
-  for (int k = 0; k < TILES / 2; k++) {
+  for (int k = 0; k < COUNT; k++) {
     const uint4 v = from[k * LANES];
     a[k][0] = v.x;
     a[k][1] = v.y;
@@ -88,17 +89,19 @@ DEVICE void make_shares(float (&c)[4]) {
     c[r + 1] = __fmul_rn(c[r + 1], scale);
   }
 }
-// All experts' outputs by a task's shares, as an operand; of an expert the outputs lie `stride` further
-DEVICE void mix(u32 (&a)[TILES / 2][4], const float (&share)[4], const uint4* outputs, int stride, int lane) {
-  float c[TILES][4] = {};
+// Columns of some experts' outputs by a task's shares, as operands: COUNT steps of the next sum. Of an expert the outputs lie
+// `stride` further.
+template <int COUNT>
+DEVICE void mix(u32 (&a)[COUNT][4], const float (&share)[4], const uint4* outputs, int stride, int lane) {
+  float c[2 * COUNT][4] = {};
 #pragma unroll
   for (int expert = 0; expert < EXPERTS; expert++) {
     const int owner = (lane & ~3) + expert / 2;
     const float first = __shfl_sync(~0u, share[expert & 1], owner), second = __shfl_sync(~0u, share[2 + (expert & 1)], owner);
-    u32 v[TILES / 2][4];
+    u32 v[COUNT][4];
     get_outputs(v, outputs + expert * stride);
 #pragma unroll
-    for (int j = 0; j < TILES; j++)
+    for (int j = 0; j < 2 * COUNT; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const u32 both = v[j / 2][2 * (j & 1) + i / 2];
@@ -107,24 +110,23 @@ DEVICE void mix(u32 (&a)[TILES / 2][4], const float (&share)[4], const uint4* ou
   }
   operands(a, c);
 }
-// Scores of a task from a tower's hidden units before ReLU; `vectors` are its output weights and bias
-DEVICE void score(const float (&c)[TILES][4], const char* vectors, const Launch& g, int user, int first, int count, int task, int lane) {
-  float logits[2] = {};
+// What half of a tower's hidden units, before ReLU, add to the logits of rows g and g + 8; `weights` are the lane's
+DEVICE void add_logits(float (&logits)[2], const float (*c)[4], const float2 (&weights)[TILES / 2]) {
+  logits[0] = logits[1] = 0.f;
 #pragma unroll
-  for (int j = 0; j < TILES; j++) {
-    const float2 weight = reinterpret_cast<const float2*>(vectors + j * 32)[lane & 3];
+  for (int j = 0; j < TILES / 2; j++)
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      logits[r] = __fmaf_rn(fmaxf(c[j][2 * r], 0.f), weight.x, logits[r]);
-      logits[r] = __fmaf_rn(fmaxf(c[j][2 * r + 1], 0.f), weight.y, logits[r]);
+      logits[r] = __fmaf_rn(fmaxf(c[j][2 * r], 0.f), weights[j].x, logits[r]);
+      logits[r] = __fmaf_rn(fmaxf(c[j][2 * r + 1], 0.f), weights[j].y, logits[r]);
     }
-  }
-  const float bias = *reinterpret_cast<const float*>(vectors + 4 * DIM);
+  for (int r = 0; r < 2; r++) logits[r] = quad_sum(logits[r]);
+}
+DEVICE void get_weights(float2 (&weights)[TILES / 2], const char* from, int lane) {
 #pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const float logit = __fadd_rn(quad_sum(logits[r]), bias);
-    const int candidate = first + (lane >> 2) + 8 * r;
-    if (candidate < count && (lane & 3) == 0)
-      g.scores[((long long)user * g.candidates + candidate) * TASKS + task] = SIGMOIDS >> task & 1 ? sigmoid(logit) : logit;
-  }
+  for (int j = 0; j < TILES / 2; j++) weights[j] = reinterpret_cast<const float2*>(from + j * 32)[lane & 3];
+}
+DEVICE void put_score(float logit, const Launch& g, int user, int candidate, int count, int task) {
+  if (candidate < count)
+    g.scores[((long long)user * g.candidates + candidate) * TASKS + task] = SIGMOIDS >> task & 1 ? sigmoid(logit) : logit;
 }

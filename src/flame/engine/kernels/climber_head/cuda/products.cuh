@@ -57,5 +57,15 @@ DEVICE void load_rows(u32 (&a)[STEPS][4], const char* first, const char* second,
     a[k][3] = q[8 * k + 4];
   }
 }
+// The same of rows whose columns lie in the order of lanes: of 32 columns, what a lane has of four tiles is together
+template <int STEPS>
+DEVICE void load_lanes(u32 (&a)[STEPS][4], const char* first, const char* second, int lane) {
+#pragma unroll
+  for (int k = 0; k < STEPS; k += 2) {
+    const uint4 p = reinterpret_cast<const uint4*>(first)[2 * k + (lane & 3)], q = reinterpret_cast<const uint4*>(second)[2 * k + (lane & 3)];
+    a[k][0] = p.x, a[k][2] = p.y, a[k + 1][0] = p.z, a[k + 1][2] = p.w;
+    a[k][1] = q.x, a[k][3] = q.y, a[k + 1][1] = q.z, a[k + 1][3] = q.w;
+  }
+}
 
 DEVICE float sigmoid(float v) { return reciprocal(1.f + power_of_two(-LOG2_E * v)); }

@@ -14,11 +14,12 @@ struct Walk {
   }
 };
 
-template <int COUNT, int BYTES>
+template <int COUNT, int BYTES, int UNDER_WAY>
 struct Slots {
   char* data;
   u32 barriers;  // the first of COUNT that say full, then of as many that say empty
   Walk<COUNT> place, oldest;
+  int open = 0;
 
   DEVICE Slots(char* at, u64* first) : data(at), barriers(shared_address(first)) {}
   DEVICE u32 full(int slot) const { return barriers + 8 * slot; }
@@ -30,8 +31,12 @@ struct Slots {
     }
   }
 
-  // The writer's
+  // The writer's. What is asked for together comes together, so no more is under way than it takes to keep the way full
   DEVICE void fill(const char* from, int bytes) {
+    if (++open > UNDER_WAY) {
+      barrier_wait(full(oldest.slot), oldest.phase);
+      oldest.next();
+    }
     barrier_wait(empty(place.slot), place.phase ^ 1);
     barrier_expect(full(place.slot), bytes);
     bulk_copy(shared_address(data + place.slot * BYTES), from, bytes, full(place.slot));
