@@ -35,7 +35,8 @@ def _key(kernel: Kernel, capability: int) -> str:
     """Of everything that the machine code depends on; the place of the sources is no part of it."""
     if isinstance(kernel, CudaKernel):
         defines = sorted(kernel.defines.items())
-        what = (_sources(Path(kernel.source).parent), Path(kernel.source).name, kernel.entry, defines, nvrtc.version())
+        sources = (_sources(Path(kernel.source).parent), [Path(header).read_text() for header in kernel.headers])
+        what = (sources, Path(kernel.source).name, kernel.entry, defines, nvrtc.version())
         launch = (kernel.threads, kernel.shared)
     else:
         # Triton's own key of the function and of all that it calls.

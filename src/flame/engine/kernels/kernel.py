@@ -56,7 +56,8 @@ class TritonKernel:
 class CudaKernel:
     """An entry of a CUDA C++ source, compiled with `defines` as constants.
 
-    `source` is the path of the `.cu` file, which may include the headers (`.h`, `.cuh`) beside it and no others.
+    `source` is the path of the `.cu` file, which may include the headers (`.h`, `.cuh`) beside it and those named in
+    `headers`, paths of files elsewhere.
     `entry` is an `extern "C"` name. `signature` is as for Triton, and "bytes" for a structure passed by value.
     `threads` and dynamic shared memory (`shared`, bytes) belong to the configuration. `dependent` kernels may be
     launched as dependents of the kernel before them.
@@ -70,6 +71,7 @@ class CudaKernel:
     threads: int
     shared: int
     dependent: bool = False
+    headers: tuple[str, ...] = ()
 
 
 Kernel = TritonKernel | CudaKernel

@@ -59,7 +59,10 @@ def version() -> str:
 @contextmanager
 def _program(kernel: CudaKernel) -> Iterator[Any]:
     path = Path(kernel.source)
-    headers = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir()) if _is_header(file)}
+    files = [file for file in sorted(path.parent.iterdir()) if _is_header(file)] + [
+        Path(file) for file in kernel.headers
+    ]
+    headers = {file.name: file.read_bytes() for file in files}
     contents, names = list(headers.values()), [name.encode() for name in headers]
     program = _value(
         nvrtc.nvrtcCreateProgram(path.read_bytes(), path.name.encode(), len(headers), contents, names), kernel

@@ -45,6 +45,8 @@ class Emulator:
     def _built(self, kernel: CudaKernel, folder: Path) -> ctypes.CDLL:
         """The emulator's ptx.cuh takes the place of the kernels' own, all else is theirs."""
         shutil.copytree(Path(kernel.source).parent, folder)
+        for header in kernel.headers:
+            shutil.copy(header, folder)
         shutil.copytree(EMULATOR, folder, dirs_exist_ok=True)
         names = {"KERNEL": f'"{Path(kernel.source).name}"', "ENTRY": kernel.entry, **kernel.defines}
         macros = [f"-D{name}={value}" for name, value in names.items()]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flame.engine.backends.fused.precision import PRECISIONS, Precision
-from flame.engine.kernels.fusion import Fusion, FusionSizes, FusionWeights
+from flame.engine.kernels.fusion import Fusion, FusionSizes
 from flame.engine.kernels.fusion.reference import fused
-from flame.engine.kernels.kernel import Kernel, Runtime
+from flame.engine.kernels.kernel import Runtime
 from flame.engine.kernels.wide_fusion import WideFusion
 from flame.engine.models.gating import GatedFusion
 
@@ -34,17 +34,7 @@ WIDE = {
 }
 
 
-def many(sizes: FusionSizes, pointer: str) -> Fusion:
-    """The kernel of launches with many candidates, whatever their number."""
-    return Fusion(sizes, pointer, few=0)
-
-
-def few(sizes: FusionSizes, pointer: str) -> Fusion:
-    """The kernel of launches with few candidates."""
-    return Fusion(sizes, pointer, few=10**9)
-
-
-WAYS: list[tuple[Way, str]] = [(way, name) for name in SIZES for way in (many, few)]
+WAYS: list[tuple[Way, str]] = [(Fusion, name) for name in SIZES]
 WAYS += [(WideFusion, name) for name in ("two blocks, d = 24", "climber wiring")]
 WAYS += [(WideFusion, name) for name in WIDE]
 
@@ -122,10 +112,8 @@ def test_fusion_is_that_of_the_model(way: Way, name: str, runtime: Runtime) -> N
 @pytest.mark.parametrize(
     ("way", "name"),
     [
-        (many, "two blocks, d = 24"),
-        (few, "two blocks, d = 24"),
-        (many, "climber wiring"),
-        (few, "climber wiring"),
+        (Fusion, "two blocks, d = 24"),
+        (Fusion, "climber wiring"),
         (WideFusion, "two blocks, d = 24"),
     ],
 )
@@ -138,46 +126,6 @@ def test_a_row_has_the_same_bits_wherever_it_stands(
     order = [69, 5, 31]
     alone = launch(way, sizes, [rows[0][order]], [1], 64, runtime, precision)
     assert torch.equal(alone[0, :3], several[0, order])
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("runtime", ["compiled"], indirect=True)
-@pytest.mark.parametrize("kind", ["fp16", "bf16"])
-@pytest.mark.parametrize("name", SIZES)
-def test_both_kernels_give_the_same_bits(name: str, kind: str, runtime: Runtime) -> None:
-    """Of many rows: products that a GPU adds up in another order differ in few of them.
-
-    Interpreted this does not hold: NumPy adds up a product's inputs in an order of its own.
-    """
-    sizes, precision = SIZES[name], PRECISIONS[kind]
-    counts = [1024, 0, 777, 1]
-    scenarios = [user % sizes.scenarios for user in range(4)]
-    for seed in range(4):
-        rows = outputs(sizes, counts, precision, seed)
-        one, other = (launch(way, sizes, rows, scenarios, 1024, runtime, precision) for way in (many, few))
-        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-def test_launches_of_few_candidates_take_the_slim_kernel() -> None:
-    sizes = SIZES["d = 96"]
-    launched: list[tuple[str, tuple[int, ...]]] = []
-
-    class Noting:
-        device = torch.device("cpu")
-
-        def launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: object) -> None:
-            launched.append((kernel.name, grid))
-
-    for capability in (90, 89):
-        op = Fusion(sizes, "*bf16", capability)
-        for users, candidates in ((1, 128), (8, 128), (32, 128)):
-            work = op.work(users, candidates, torch.bfloat16, Noting.device)
-            weights = FusionWeights(*(torch.empty(0),) * 6)
-            x = torch.empty(users, 2, FIRST + candidates, 96, dtype=torch.bfloat16)
-            op.launch(Noting(), weights, work, torch.empty(0), x, FIRST)
-    slim, large = "slim_fusion", "fusion"
-    assert launched[:3] == [(slim, (16, 1)), (slim, (16, 8)), (large, (4, 32))]
-    assert [name for name, _ in launched[3:]] == [large] * 3
 
 
 def test_a_kernel_is_small_or_it_is_not() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.inputs import unpack
-from flame.engine.kernels.experts import ExpertHead, ExpertSizes, ExpertWeights, ExpertWork
-from flame.engine.kernels.fusion import FusionSizes, FusionWeights, FusionWork
+from flame.engine.kernels.climber_head import CAPABILITY, ClimberExperts, ClimberFusion, experts_fit, fusion_fits
+from flame.engine.kernels.experts import ExpertHead, ExpertSizes, ExpertWork
+from flame.engine.kernels.fusion import FusionSizes, FusionWork
 from flame.engine.kernels.kernel import Kernel, Runtime
-from flame.engine.kernels.wide_fusion import WideWeights, WideWork, fusion_of
+from flame.engine.kernels.wide_fusion import AnyFusion, WideWork, fusion_of
 from flame.engine.models import head as models
 from flame.engine.models.gating import GatedFusion
 from flame.engine.spec import ModelSpec
@@ -26,12 +27,14 @@ class HeadWork(NamedTuple):
     """What a launch keeps between its kernels."""
 
     fusion: FusionWork | WideWork
-    experts: ExpertWork
+    experts: ExpertWork | Tensor
 
 
 class _Weights(NamedTuple):
-    fusion: FusionWeights | WideWeights
-    experts: ExpertWeights
+    """As the kernels have packed them."""
+
+    fusion: Any
+    experts: Any
 
 
 class FusedHead:
@@ -47,8 +50,7 @@ class FusedHead:
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        self._fusion = fusion_of(fusion_sizes(spec), precision.pointer, capability)
-        self._experts = ExpertHead(expert_sizes(spec), precision.pointer, capability)
+        self._fusion, self._experts = _kernels(fusion_sizes(spec), expert_sizes(spec), precision, capability)
         self._weights = self._packed(weights) if weights else None
 
     @property
@@ -68,7 +70,8 @@ class FusedHead:
         assert self._weights is not None
         packed, own, rows = self._weights.fusion, work.fusion, memory.rows
         wide = self._fusion.launch(self._runtime, packed, own, memory.words, memory.x, rows.events)  # type: ignore[arg-type]
-        self._experts.launch(self._runtime, self._weights.experts, work.experts, memory.words, wide, memory.scores)
+        experts = self._weights.experts
+        self._experts.launch(self._runtime, experts, work.experts, memory.words, wide, memory.scores)  # type: ignore[arg-type]
 
     def _packed(self, weights: Mapping[str, Tensor]) -> _Weights:
         dtype, device = self._precision.dtype, self._runtime.device
@@ -113,6 +116,16 @@ class PlainHead:
         with torch.inference_mode():
             logits = self._head(self._fusion(rows, inputs.scenario))
             memory.scores.copy_(models.activate(logits.float(), self._spec.tasks))
+
+
+def _kernels(
+    fusion: FusionSizes, experts: ExpertSizes, precision: Precision, capability: int
+) -> tuple[ClimberFusion | AnyFusion, ClimberExperts | ExpertHead]:
+    """Both of one kind: they agree on the order of columns between them."""
+    if precision.name == "bf16" and capability == CAPABILITY and fusion_fits(fusion) and experts_fit(experts):
+        return ClimberFusion(fusion), ClimberExperts(experts)
+    pointer = precision.pointer
+    return fusion_of(fusion, pointer), ExpertHead(experts, pointer, capability)
 
 
 def fusion_sizes(spec: ModelSpec) -> FusionSizes:

@@ -1,14 +1,12 @@
 """Gated fusion: what the blocks say of a candidate, made one vector.
 
 All of it is one kernel, whose tiles hold the rows of all blocks of some candidates, every head padded to a power of
-two. There are two of it: 64 rows a program for launches that fill the machine, and 16 rows, whose chain of products is
-a third as long, for those that do not. Both give the same bits.
+two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,15 +15,8 @@ from torch import Tensor
 from flame.engine.kernels.fusion.sizes import FusionSizes
 from flame.engine.kernels.fusion.triton import fusion
 from flame.engine.kernels.kernel import Runtime, TritonKernel
-from flame.engine.kernels.slim_fusion.triton import slim_fusion
 
 __all__ = ["Fusion", "FusionSizes", "FusionWeights", "FusionWork"]
-
-_SLIM_ROWS = 16
-_FEW_PROGRAMS = 64
-"""Launches that would have fewer programs than this take the slim kernel; 0 pins them to the other."""
-_SLIM_CAPABILITIES = (80, 90, 100, 103)
-"""Where a block may have the 160 KiB of shared memory that it takes."""
 
 
 class FusionWeights(NamedTuple):
@@ -55,17 +46,14 @@ class FusionWork(NamedTuple):
 class Fusion:
     """The fusion of one model in one kernel; for sizes that are `small`."""
 
-    def __init__(self, sizes: FusionSizes, pointer: str, capability: int = 90, *, few: int = _FEW_PROGRAMS) -> None:
-        """`few` is for tests and measurements."""
+    def __init__(self, sizes: FusionSizes, pointer: str) -> None:
         assert sizes.small, "these sizes are for WideFusion"
         self.sizes = sizes
-        self._few = few if sizes.slim and capability in _SLIM_CAPABILITIES else 0
         self._kernel = _kernel(sizes, pointer)
-        self._slim = _slim(sizes._replace(rows=_SLIM_ROWS), pointer)
 
     @property
     def kernels(self) -> tuple[TritonKernel, ...]:
-        return (self._kernel, self._slim) if self._few else (self._kernel,)
+        return (self._kernel,)
 
     def pack(self, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> FusionWeights:
         """From the tensors of a gated fusion by its own names (`layer.qkv.weight`, `squeeze.bias`, ...)."""
@@ -87,11 +75,9 @@ class Fusion:
         Returns `work.wide`. Candidate counts and scenarios are read from the headers at the start of `words`.
         """
         users, candidates, _ = work.wide.shape
-        few = users * -(-candidates // self.sizes.tile) < self._few
-        kernel = self._slim if few else self._kernel
         runtime.launch(
-            kernel,
-            (-(-candidates // kernel.constants["TILE"]), users),
+            self._kernel,
+            (-(-candidates // self.sizes.tile), users),
             words,
             x,
             work.wide,
@@ -130,13 +116,6 @@ def _kernel(sizes: FusionSizes, pointer: str) -> TritonKernel:
         stages=3,
         multiples_of_16=frozenset(integers[1:]) if sizes.dim % 16 == 0 else frozenset(),
     )
-
-
-def _slim(sizes: FusionSizes, pointer: str) -> TritonKernel:
-    """The kernel of few rows: a head a warp."""
-    other = _kernel(sizes, pointer)
-    constants = {**other.constants, "PIECES": sizes.pieces}
-    return replace(other, name="slim_fusion", function=slim_fusion, constants=constants, warps=sizes.pieces)
 
 
 def _packed(weights: dict[str, Tensor], sizes: FusionSizes) -> tuple[Tensor, ...]:

@@ -65,16 +65,6 @@ class FusionSizes(NamedTuple):
         return self.rows // self.blocks_padded
 
     @property
-    def pieces(self) -> int:
-        """Heads, padded to a power of two."""
-        return power_of_two(self.heads)
-
-    @property
-    def slim(self) -> bool:
-        """Whether the weights of the gate fit shared memory beside those of the layer."""
-        return self.small and self.blocks_padded * self.squeezed_padded <= _MOST_COLUMNS
-
-    @property
     def small(self) -> bool:
         """Whether one kernel holds all of it."""
         return self.columns <= _MOST_COLUMNS and self.blocks <= _MOST_BLOCKS and self.squeezed_padded <= _MOST_COLUMNS

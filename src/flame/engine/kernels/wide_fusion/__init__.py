@@ -126,10 +126,10 @@ class WideFusion:
 AnyFusion = Fusion | WideFusion
 
 
-def fusion_of(sizes: FusionSizes, pointer: str, capability: int = 90) -> AnyFusion:
+def fusion_of(sizes: FusionSizes, pointer: str) -> AnyFusion:
     """The fusion that suits these sizes; fp32 has no matrix units, and one kernel's tiles would be too large for it."""
     if sizes.small and pointer != "*fp32":
-        return Fusion(sizes, pointer, capability)
+        return Fusion(sizes, pointer)
     return WideFusion(sizes, pointer)
 
 

@@ -40,7 +40,7 @@ struct Block {
   Group groups[2 + MOST_THREADS / 128];  // of the CTA, of some of its warps, of warpgroups
   ucontext_t scheduler;
   Thread* current = nullptr;
-  unsigned grid = 0;
+  unsigned grid = 0, index = 0;
   std::function<void()> kernel;
 };
 
@@ -87,10 +87,11 @@ inline void entry() {
   swapcontext(&block->current->context, &block->scheduler);
 }
 
-inline void run_block(unsigned grid, unsigned threads, const std::function<void()>& kernel) {
+inline void run_block(unsigned grid, unsigned index, unsigned threads, const std::function<void()>& kernel) {
   Block mine;
   block = &mine;
   mine.grid = grid;
+  mine.index = index;
   mine.kernel = kernel;
   mine.warps.resize(threads / LANE_COUNT);
   memset(shared, 0xff, sizeof shared);
@@ -118,7 +119,7 @@ inline void run_block(unsigned grid, unsigned threads, const std::function<void(
 // All blocks at once, as they may wait for each other
 inline void run_grid(unsigned grid, unsigned threads, const std::function<void()>& kernel) {
   std::vector<std::thread> blocks;
-  for (unsigned i = 0; i < grid; i++) blocks.emplace_back([=] { run_block(grid, threads, kernel); });
+  for (unsigned i = 0; i < grid; i++) blocks.emplace_back([=] { run_block(grid, i, threads, kernel); });
   for (auto& b : blocks) b.join();
 }
 

@@ -31,6 +31,7 @@ template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 struct Index { unsigned x; };
 #define threadIdx (Index{machine::block->current->index})
 #define blockDim (Index{(unsigned)machine::block->threads.size()})
+#define blockIdx (Index{machine::block->index})
 #define gridDim (Index{machine::block->grid})
 
 inline void __syncthreads() { machine::group_wait(0, machine::block->threads.size()); }
@@ -61,6 +62,7 @@ inline float half_of(u32 v, int i) { return i ? high(v) : low(v); }
 inline float flush(float f) { return fabsf(f) < 1.17549435e-38f ? 0.f : f; }
 inline float power_of_two(float x) { return flush(exp2f(x)); }
 inline float reciprocal(float x) { return 1 / x; }
+inline float rough_tanh(float x) { return tanhf(x); }
 inline float reciprocal_root(float x) { return 1 / sqrtf(x); }
 
 // Lane 4 g + t has rows g and g + 8 of a (columns 2t, 2t + 1, 2t + 8, 2t + 9), column g of b, columns 2t, 2t + 1 of c

@@ -49,6 +49,12 @@ DEVICE float reciprocal_root(float x) {
   asm("rsqrt.approx.ftz.f32 %0,%1;" : "=f"(r) : "f"(x));
   return r;
 }
+// To 2^-11
+DEVICE float rough_tanh(float x) {
+  float r;
+  asm("tanh.approx.f32 %0,%1;" : "=f"(r) : "f"(x));
+  return r;
+}
 // 8 x 8 of bf16 transposed within the warp
 DEVICE u32 transpose(u32 v) {
   u32 r;
