@@ -10,7 +10,7 @@ CONSTRAINTS = $(if $(GPU),constraints-gpu.txt,constraints.txt)
 TORCH_CPU = torch==2.13.0+cpu
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-GPU_RESULTS = benchmarks/results/engine-h200.json
+GPU_RESULTS = $(filter-out %-cpu.json,$(wildcard benchmarks/results/engine-*.json))
 
 .PHONY: install install-dev demo test test-gpu lint format docs clean
 
@@ -53,7 +53,7 @@ format: install-dev
 
 docs: install-dev
 	$(BIN)/python docs/modules.py
-	test ! -f $(GPU_RESULTS) || $(BIN)/flame bench table $(GPU_RESULTS) --into README.md
+	for document in $(GPU_RESULTS); do $(BIN)/flame bench table $$document --into README.md || exit 1; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

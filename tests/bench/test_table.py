@@ -13,7 +13,8 @@ from flame.cli.main import main
 from flame.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-MEASURED = ROOT / "benchmarks" / "results" / "engine-h200.json"
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = sorted(set(RESULTS.glob("engine-*.json")) - {RESULTS / "engine-cpu.json"})
 EMPTY = "before\n<!-- engine -->\n<!-- /engine -->\nafter\n"
 
 
@@ -53,6 +54,12 @@ def test_the_table_says_what_the_rows_say() -> None:
     assert first.split(" | ")[1:] == ["1", "-", "-", "0.500", "**0.100**", "**5.0x**", "1.28", "41%", "0.050 |"]
     assert second.split(" | ")[0] == "| base: 512 events, up to 128 candidates"
     assert second.split(" | ")[4:] == ["-", "**0.200**", "-", "5.12", "41%", "- |"]
+
+
+def test_what_a_row_says_of_itself_stands_below_the_table() -> None:
+    plain, ours = row("hstu", 1, "flex-graph", 0.5, note="another softmax"), row("hstu", 1, "flame", 0.1)
+    *_, gap, note = table.engine(document(plain, ours, plain | {"users": 8})).splitlines()
+    assert (gap, note) == ("", "hstu, flex-graph: another softmax.")
 
 
 def test_a_document_without_our_rows_has_no_table() -> None:
@@ -112,7 +119,7 @@ def test_later_documents_replace_rows_of_the_same_variant(tmp_path: Path) -> Non
         report.merged([SMALL, document(device="cpu")])
 
 
-@pytest.mark.skipif(not MEASURED.exists(), reason="nothing was measured on a GPU yet")
-def test_the_readmes_table_is_the_measured_one() -> None:
+@pytest.mark.parametrize("measured", MEASURED, ids=lambda file: file.stem)
+def test_the_readmes_tables_are_the_measured_ones(measured: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.into(text, MEASURED.stem, table.engine(report.read(MEASURED))) == text
+    assert table.into(text, measured.stem, table.engine(report.read(measured))) == text

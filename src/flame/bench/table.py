@@ -40,7 +40,7 @@ def engine(document: Mapping[str, Any]) -> str:
     ]
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(rows, scenario, users)) for scenario, users in launches]
-    return "\n".join([_caption(document), "", *lines])
+    return "\n".join([_caption(document), "", *lines, *_notes(document)])
 
 
 def into(text: str, name: str, table: str) -> str:
@@ -79,6 +79,16 @@ def _caption(document: Mapping[str, Any]) -> str:
         "one launch of the whole model, from packed ids and features to scores. The columns with torch.compile and "
         "FlexAttention run as captured graphs too."
     )
+
+
+def _notes(document: Mapping[str, Any]) -> list[str]:
+    """What rows of the table say of themselves, each once."""
+    noted = {
+        f"{row['scenario']}, {row['variant']}: {row['note']}."
+        for row in document["rows"]
+        if row["variant"] in _COLUMNS and row.get("note") and row.get("part") == "model"
+    }
+    return ["", *sorted(noted)] if noted else []
 
 
 def _cells(rows: Mapping[tuple[Any, ...], Row], scenario: str, users: int) -> Iterator[str]:

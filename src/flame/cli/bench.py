@@ -16,7 +16,7 @@ EXAMPLES = """
 flame bench engine --variants eager,compiled,openvino --output engine.json
 flame bench features
 flame bench path --model preset:flame-base
-flame bench table benchmarks/results/engine-h200.json --into README.md
+flame bench table benchmarks/results/engine-h100.json --into README.md
 """
 
 FEATURES_TEXT = """\

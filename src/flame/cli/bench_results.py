@@ -14,8 +14,8 @@ Prints the table of a document of `flame bench engine` on a GPU as Markdown. Wit
 """
 
 TABLE_EXAMPLES = """
-flame bench table benchmarks/results/engine-h200.json
-flame bench table benchmarks/results/engine-h200.json --into README.md
+flame bench table benchmarks/results/engine-h100.json
+flame bench table benchmarks/results/engine-h100.json --into README.md
 """
 
 MERGE_TEXT = """\
@@ -24,7 +24,7 @@ of an earlier one with the same scenario, users and variant.
 """
 
 MERGE_EXAMPLES = """
-flame bench merge benchmarks/results/engine-h200.json base.json long.json hstu.json
+flame bench merge benchmarks/results/engine-h100.json base.json long.json hstu.json
 """
 
 PLOT_TEXT = """\
@@ -32,7 +32,7 @@ Draws a document of `flame bench engine` on a GPU: pairs per second of every var
 """
 
 PLOT_EXAMPLES = """
-flame bench plot benchmarks/results/engine-h200.json benchmarks/results/engine-h200.png
+flame bench plot benchmarks/results/engine-h100.json benchmarks/results/engine-h100.png
 """
 
 

@@ -82,7 +82,8 @@ class ExpertHead:
         self.sizes = sizes
         self._few = few
         self._whole = _Way(sizes, pointer, whole, sizes.chunks)
-        spreads = 1 < sizes.chunks <= _MOST_PARTS
+        # In fp32 the two ways gave different bits on a GPU.
+        spreads = pointer != "*fp32" and 1 < sizes.chunks <= _MOST_PARTS
         self._spread = _Way(sizes, pointer, spread, 1) if spreads else self._whole
 
     @property
