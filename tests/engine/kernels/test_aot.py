@@ -43,7 +43,6 @@ _WIDE = "runs once a launch, not once a layer; a smaller tile would read the wei
 _ELSEWHERE = "at most four registers; the tile is the one measured on 9.0"
 ALLOWED = (
     Allowed("climber_stack", "climber_team", (90,), 256, _REDO),
-    Allowed("climber_stack", "climber_strip", (90,), 256, _REDO),
     Allowed("climber_stack", "climber_wide", (90,), 256, _REDO),
     Allowed("fusion", "fusion", (80, 89, 90, 120), 128, _WIDE),
     Allowed("experts", "experts", (80,), 16, _ELSEWHERE),

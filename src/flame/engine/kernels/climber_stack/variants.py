@@ -25,16 +25,14 @@ _MOST_SLOTS = 10
 class Variant:
     """One configuration.
 
-    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "strip": each of `owners` warps has `tiles` of its
-    own; "wide": each of `owners` groups of four warps has four. `resident` CTAs fit a multiprocessor, the warps that
-    compute have `registers` registers, and `unroll` times 16 keys are in flight.
+    kind "team": all warps of a CTA share `tiles` tiles of 16 rows; "wide": each of `owners` groups of four warps has
+    four, the warps that compute have `registers` registers, and `unroll` times 16 keys are in flight.
     """
 
-    kind: Literal["team", "strip", "wide"]
+    kind: Literal["team", "wide"]
     tiles: int
     owners: int = 1
     unroll: int = 4
-    resident: int = 1
     registers: int = 0
 
     @property
@@ -44,19 +42,18 @@ class Variant:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.rows}" + (f"x{self.resident}" if self.resident > 1 else "")
+        return f"{self.kind}-{self.rows}"
 
     def slots(self, sizes: StackSizes) -> int:
         """Slots of the ring: as many as fit."""
-        return min(_MOST_SLOTS, (_SHARED // self.resident - _PER_CTA - self._working_bytes(sizes)) // sizes.slot_bytes)
+        return min(_MOST_SLOTS, (_SHARED - _PER_CTA - self._working_bytes(sizes)) // sizes.slot_bytes)
 
     def fits(self, sizes: StackSizes) -> bool:
         """Whether the ring can hold what has to be there at a time."""
         return self.slots(sizes) >= (sizes.ffn_stages if self.kind == "team" else 3)
 
     def threads(self, sizes: StackSizes) -> int:
-        warps = {"team": sizes.dim // 8 + 1, "strip": self.owners + 4, "wide": 4 * self.owners + 4}
-        return 32 * warps[self.kind]
+        return 32 * (sizes.dim // 8 + 1 if self.kind == "team" else 4 * self.owners + 4)
 
     def shared(self, sizes: StackSizes) -> int:
         """Dynamic shared memory of a CTA, in bytes."""
@@ -76,18 +73,16 @@ class Variant:
         )
 
     def _working_bytes(self, sizes: StackSizes) -> int:
-        """Rows beside the ring: x, and for "wide" y; of a team y, the hidden layer, and the second product in fp32."""
-        row = {"strip": 2 * sizes.dim, "wide": 4 * sizes.dim, "team": 2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim}
-        return self.rows * row[self.kind] + (_ONES if self.kind == "wide" else 0)
+        """Beside the ring: x, y and the ones; of a team y, the hidden layer, and the second product in fp32 with x in it."""
+        if self.kind == "wide":
+            return self.rows * 4 * sizes.dim + _ONES
+        return self.rows * (2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim)
 
     def _defines(self, sizes: StackSizes) -> dict[str, int]:
         defines = {"SLOTS": self.slots(sizes)}
         if self.kind == "team":
             return defines | {"TILES": self.tiles}
-        defines |= {"RESIDENT": self.resident, "REGISTERS": self.registers}
-        if self.kind == "wide":
-            return defines | {"GROUPS": self.owners, "PIECE": 16 * self.unroll}
-        return defines | {"TILES": self.tiles, "WARPS": self.owners, "UNROLL": self.unroll}
+        return defines | {"GROUPS": self.owners, "PIECE": 16 * self.unroll, "REGISTERS": self.registers}
 
 
 def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
@@ -104,25 +99,15 @@ def _defines(sizes: StackSizes, header: StackHeader) -> dict[str, int]:
     }
 
 
-_FEW_ROWS = (
+_MANY_ROWS = Variant("wide", 4, owners=2, unroll=4, registers=240)
+VARIANTS = (
     Variant("team", 1),
     Variant("team", 2),
     Variant("wide", 4, owners=1, unroll=4, registers=240),
-)
-_MANY_ROWS = Variant("wide", 4, owners=2, unroll=4, registers=240)
-_ONE_ROUND = Variant("wide", 4, owners=3, unroll=2, registers=160)
-VARIANTS = (
-    *_FEW_ROWS,
     _MANY_ROWS,
-    _ONE_ROUND,
-    Variant("team", 3),
-    Variant("strip", 1, owners=4, unroll=8, registers=240),
-    Variant("strip", 1, owners=4, unroll=8, resident=2, registers=232),
-    Variant("strip", 1, owners=8, unroll=8, registers=240),
-    Variant("strip", 1, owners=12, unroll=8, registers=160),
-    Variant("strip", 2, owners=8, unroll=4, registers=240),
+    Variant("wide", 4, owners=3, unroll=2, registers=160),
 )
-"""First those that are guesses, in the order in which rising numbers of rows want them."""
+"""In the order in which rising numbers of rows want them, as long as all CTAs run at once."""
 
 
 def possible(sizes: StackSizes, mode: Mode, events: int, processors: int, concurrent: int) -> tuple[Variant, ...]:
@@ -144,7 +129,7 @@ def choose(
     `pairs` is users times blocks.
     """
     rows = (0 if mode == "score" else events) + (0 if mode == "encode" else candidates)
-    for variant in (*_FEW_ROWS, _MANY_ROWS, _ONE_ROUND):
-        if variant in variants and pairs * -(-rows // variant.rows) <= processors * variant.resident:
+    for variant in variants:
+        if pairs * -(-rows // variant.rows) <= processors:
             return variant
     return _MANY_ROWS if _MANY_ROWS in variants else variants[-1]

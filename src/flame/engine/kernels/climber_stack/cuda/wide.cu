@@ -156,7 +156,7 @@ struct Wide : WideRows {
   }
 };
 
-extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES, RESIDENT)
+extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES, 1)
     climber_wide(const __grid_constant__ Launch g) {
   DYNAMIC_SHARED(memory);
   __shared__ Strips strips;
