@@ -73,7 +73,7 @@ class Variant:
         )
 
     def _working_bytes(self, sizes: StackSizes) -> int:
-        """Beside the ring: x, y and the ones; of a team y, the hidden layer, and the second product in fp32 with x in it."""
+        """Beside the ring: x, y and the ones; of a team y, the hidden layer, and the second product in fp32 or x."""
         if self.kind == "wide":
             return self.rows * 4 * sizes.dim + _ONES
         return self.rows * (2 * sizes.dim + 2 * sizes.ffn + 4 * sizes.dim)
