@@ -75,6 +75,12 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """User counts of the profiles to build."""
     candidates: tuple[Positive, ...] = ()
     """Candidate counts of the profiles to build; empty: powers of two from 64 up to the model's limit."""
+    policy: Literal["cost", "largest-first", "implicit"] = "cost"
+    """How launches are planned: `cost`: the cheapest found by measured cost; `largest-first` and `implicit` (each
+    request padded to the largest profile) are the paper's rule and its baseline, for comparison."""
+    keep_states: Annotated[int, Meta(ge=0)] = 16
+    """Encoded histories kept for requests to come, for each history length of the profiles, least recently used out
+    first; memory for them is taken at start. 0: a history is encoded for one request and forgotten."""
     executors: Positive = 1
     """Launches that run at the same time."""
     max_in_flight: Positive = 64

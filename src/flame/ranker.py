@@ -237,6 +237,7 @@ class Ranker:
             counts=counts,
             times=marks.times(scored.queue_us, scored.compute_us, time.monotonic()),
             launches=scored.launches,
+            history_reused=scored.reused,
             request_id=request.request_id,
         )
 

@@ -110,3 +110,5 @@ class RankResponse:
     times: StageTimes
     launches: int
     request_id: str = ""
+    history_reused: bool = False
+    """Whether the history was encoded for another request: then no launch of this one encoded it."""

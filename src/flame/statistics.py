@@ -33,8 +33,8 @@ class Statistics:
     """Sums over the requests that were admitted and have ended; times in microseconds.
 
     `succeeded` ones took `times`; `failed` ones, those refused after admission or cancelled among them, took
-    `failed_us`. `degraded` ones succeeded with features that were stale, missing or unknown. `last_answer` is
-    seconds since 1970, 0 before the first.
+    `failed_us`. `degraded` ones succeeded with features that were stale, missing or unknown, `reused` ones with a
+    history that was encoded for another. `last_answer` is seconds since 1970, 0 before the first.
     """
 
     succeeded: int = 0
@@ -42,6 +42,7 @@ class Statistics:
     degraded: int = 0
     pairs: int = 0
     launches: int = 0
+    reused: int = 0
     times: StageTimes = field(default_factory=lambda: StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     failed_us: float = 0.0
     last_answer: float = 0.0
@@ -69,6 +70,7 @@ class Ledger:
             sums.degraded += response.counts.degraded
             sums.pairs += candidates
             sums.launches += response.launches
+            sums.reused += response.history_reused
             sums.times = _added(sums.times, times)
             sums.last_answer = time.time()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,8 @@ def features(spec: ModelSpec) -> Callable[..., Features]:
     def make(seed: int, candidates: int, events: Sequence[int] = (15, 15)) -> Features:
         layout = PackedLayout(spec.record, 1, max(events), candidates)
         words = random_words(spec, layout, [events], [candidates], np.random.default_rng(seed))
-        return Features(words, layout, tuple(events), seed.to_bytes(8, "little"), FeatureCounts())
+        fingerprint = history_digest(layout.views(words), 0).to_bytes(8, "little")
+        return Features(words, layout, tuple(events), fingerprint, FeatureCounts())
 
     return make
 
@@ -197,15 +199,18 @@ def costs(profiles: Sequence[Profile], *, launch: float = 0.05) -> dict[Profile,
 
 @pytest.fixture
 def start(spec: ModelSpec) -> Iterator[Callable[..., tuple[Orchestrator, FaultyEngine, Metrics]]]:
-    """Starts an orchestrator on a `FaultyEngine`; all are closed at the end of the test, gates opened."""
+    """Starts an orchestrator on a `FaultyEngine`; all are closed at the end of the test, gates opened.
+
+    Keeps no states unless told: most tests count launches, and requests of theirs have histories in common.
+    """
     started: list[tuple[Orchestrator, FaultyEngine]] = []
 
     def make(
-        users: Sequence[int] = (1,), sizes: Sequence[int] = (16, 64), histories: Sequence[int] = (30,), **settings: int
+        users: Sequence[int] = (1,), sizes: Sequence[int] = (16, 64), histories: Sequence[int] = (30,), **settings: Any
     ) -> tuple[Orchestrator, FaultyEngine, Metrics]:
         profiles = [Profile(user, history, size) for user in users for history in histories for size in sizes]
         engine, metrics = FaultyEngine(spec, profiles, costs(profiles)), Metrics()
-        orchestrator = Orchestrator(engine, OrchestratorConfig(**settings), metrics)
+        orchestrator = Orchestrator(engine, OrchestratorConfig(**{"keep_states": 0} | settings), metrics)
         started.append((orchestrator, engine))
         return orchestrator, engine, metrics
 

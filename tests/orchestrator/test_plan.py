@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from flame.engine.spec import HstuConfig, ModelSpec, Profile, ProfileCost, Task
 from flame.errors import HistoryTooLong
-from flame.orchestrator.plan import Demand, Plan, largest_first, plan
+from flame.orchestrator.plan import Demand, Plan, plan
+from flame.orchestrator.policies import POLICIES, implicit, largest_first
 from flame.orchestrator.profiles import ProfileSet
 from flame.schema import InputSchema, ItemTable
 
@@ -50,11 +51,17 @@ def profile_sets(draw: st.DrawFn) -> ProfileSet:
     return ProfileSet(spec(), drawn, costs)
 
 
-demands = st.lists(st.builds(Demand, st.integers(0, max(HISTORIES)), st.integers(1, LIMIT)), min_size=1, max_size=12)
+def demand_lists(encoded: st.SearchStrategy[bool], again: st.SearchStrategy[float]) -> st.SearchStrategy[list[Demand]]:
+    demand = st.builds(Demand, st.integers(0, max(HISTORIES)), st.integers(1, LIMIT), encoded, again)
+    return st.lists(demand, min_size=1, max_size=12)
 
 
-def check(made: Plan, asked: list[Demand], profiles: ProfileSet) -> None:
-    """What every plan must hold."""
+demands = demand_lists(st.just(False), st.just(0.0))
+returning = demand_lists(st.booleans(), st.sampled_from([0.0, 0.4, 1.0]))
+
+
+def check(made: Plan, asked: list[Demand], profiles: ProfileSet, *, one_shape: bool = False) -> None:
+    """What every plan must hold; with `one_shape`, short histories may lie in longer profiles."""
     taken: dict[int, list[range]] = defaultdict(list)
     encoded = {}
     for place, launch in enumerate(made.launches):
@@ -63,16 +70,20 @@ def check(made: Plan, asked: list[Demand], profiles: ProfileSet) -> None:
         assert 1 <= len(launch.slices) <= launch.profile.users
         assert all(before < place for before in launch.after)
         for piece in launch.slices:
-            tier = profiles.tier(asked[piece.demand].events)
-            assert launch.profile.history == tier.history, "a state belongs to one profile length"
+            history = profiles.tier(asked[piece.demand].events).history
+            fits = launch.profile.history == history or (one_shape and launch.profile.history > history)
+            assert fits, "a state belongs to one profile length"
             if launch.kind == "encode":
                 assert piece.demand not in encoded
                 encoded[piece.demand] = place
                 continue
             assert 0 < piece.stop - piece.start <= launch.profile.candidates
             taken[piece.demand].append(range(piece.start, piece.stop))
-            assert (launch.kind == "score") == (piece.demand in encoded)
-            assert launch.kind == "rank" or encoded[piece.demand] in launch.after
+            if asked[piece.demand].encoded:
+                assert piece.demand not in encoded
+            else:
+                assert (launch.kind == "score") == (piece.demand in encoded)
+                assert launch.kind == "rank" or encoded[piece.demand] in launch.after
     for index, demand in enumerate(asked):
         joined = [place for piece in sorted(taken[index], key=lambda r: r.start) for place in piece]
         assert joined == list(range(demand.candidates)), "every candidate exactly once, slices in order restore them"
@@ -80,14 +91,30 @@ def check(made: Plan, asked: list[Demand], profiles: ProfileSet) -> None:
     assert made.predicted_ms == pytest.approx(total)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@given(returning, profile_sets())
+def test_every_policy_scores_every_candidate_once(policy: str, asked: list[Demand], profiles: ProfileSet) -> None:
+    check(POLICIES[policy](asked, profiles), asked, profiles, one_shape=policy == "implicit")
+
+
+@given(demand_lists(st.booleans(), st.just(0.0)), profile_sets())
+def test_planning_by_cost_is_never_dearer_than_largest_first(asked: list[Demand], profiles: ProfileSet) -> None:
+    assert plan(asked, profiles).predicted_ms <= largest_first(asked, profiles).predicted_ms * (1 + 1e-6)
+
+
+@given(demands, profile_sets(), st.sampled_from(["largest-first", "implicit"]))
+def test_the_baselines_rank_each_request_alone(asked: list[Demand], profiles: ProfileSet, policy: str) -> None:
+    launches = POLICIES[policy](asked, profiles, dict.fromkeys(HISTORIES, 3)).launches
+    assert {(launch.kind, len(launch.slices), launch.after) for launch in launches} == {("rank", 1, ())}
+    assert [launch.slices[0].demand for launch in launches] == sorted(launch.slices[0].demand for launch in launches)
+
+
 @given(demands, profile_sets())
-def test_every_candidate_is_scored_once_at_no_more_than_the_cost_of_largest_first(
-    asked: list[Demand], profiles: ProfileSet
-) -> None:
-    made, baseline = plan(asked, profiles), largest_first(asked, profiles)
-    check(made, asked, profiles)
-    check(baseline, asked, profiles)
-    assert made.predicted_ms <= baseline.predicted_ms * (1 + 1e-6)
+def test_implicit_runs_one_shape_which_is_the_largest(asked: list[Demand], profiles: ProfileSet) -> None:
+    (shape,) = {launch.profile for launch in implicit(asked, profiles).launches}
+    longest = [profile for profile in profiles.profiles if profile.history == max(HISTORIES)]
+    most = max(profile.candidates for profile in longest)
+    assert shape == min(profile for profile in longest if profile.candidates == most)
 
 
 @given(demands, profile_sets())
@@ -96,7 +123,7 @@ def test_packing_never_costs_more_than_planning_each_request_alone(asked: list[D
     assert plan(asked, profiles).predicted_ms <= alone * (1 + 1e-6)
 
 
-@given(demands, profile_sets(), st.integers(0, 3))
+@given(returning, profile_sets(), st.integers(0, 3))
 def test_no_more_histories_are_encoded_than_there_are_states(
     asked: list[Demand], profiles: ProfileSet, states: int
 ) -> None:
@@ -117,6 +144,14 @@ def test_a_prediction_is_the_cost_of_the_plan_for_one(events: int, candidates: i
         assert shared == pytest.approx(predicted)
 
 
+@given(demands, profile_sets())
+def test_a_history_that_is_encoded_never_makes_a_plan_dearer(asked: list[Demand], profiles: ProfileSet) -> None:
+    """Of one request alone: of several, each is split the way that suits it best before they are packed."""
+    for demand in asked:
+        known = plan([demand._replace(encoded=True)], profiles).predicted_ms
+        assert known <= profiles.predict(*demand[:2]) * (1 + 1e-6)
+
+
 SIZES = tuple(Profile(1, 100, size) for size in (64, 128, 256, 512))
 
 
@@ -135,6 +170,21 @@ def test_a_request_that_fits_one_profile_is_ranked_in_one_launch() -> None:
 def test_encoding_apart_must_pay_by_more_than_noise() -> None:
     profiles = ProfileSet(spec(), SIZES, {p: ProfileCost(10.0, 8.0, 1.8) for p in SIZES})
     assert shape(plan([Demand(100, 512)], profiles)) == [("rank", 512, [(0, 0, 512)])]
+
+
+def test_a_history_that_is_encoded_is_only_scored() -> None:
+    profiles = ProfileSet(spec(), SIZES, costs_of(SIZES, rank=0.5, encode=0.5, score=0.01))
+    made = plan([Demand(100, 700, encoded=True)], profiles)
+    assert [(launch.kind, launch.after) for launch in made.launches] == [("score", ()), ("score", ())]
+
+
+def test_a_history_that_comes_again_is_encoded_where_that_saves_more_than_it_costs() -> None:
+    profiles = ProfileSet(spec(), SIZES, {p: ProfileCost(10.0, 8.0, 3.0) for p in SIZES})
+    kinds = {
+        again: [launch.kind for launch in plan([Demand(100, 512, again=again)], profiles).launches]
+        for again in (0.0, 0.2, 0.3, 1.0)
+    }
+    assert kinds == {0.0: ["rank"], 0.2: ["rank"], 0.3: ["encode", "score"], 1.0: ["encode", "score"]}
 
 
 def test_a_long_history_is_encoded_once_for_all_slices() -> None:
@@ -188,6 +238,7 @@ def test_launches_start_in_the_order_in_which_requests_came() -> None:
     assert first == sorted(first)
 
 
-def test_a_history_over_every_profile_is_refused_by_name() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_history_over_every_profile_is_refused_by_name(policy: str) -> None:
     with pytest.raises(HistoryTooLong, match="101 events"):
-        plan([Demand(101, 1)], ProfileSet(spec(), SIZES, {}))
+        POLICIES[policy]([Demand(101, 1)], ProfileSet(spec(), SIZES, {}))

@@ -75,6 +75,17 @@ def test_every_request_gets_its_own_scores(
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0
 
 
+@pytest.mark.parametrize("policy", ["largest-first", "implicit"])
+def test_a_baseline_policy_gives_the_same_scores(start, features: Make, expected: Expected, policy: str) -> None:
+    orchestrator, engine, _ = start((1, 4), histories=(8, 30), policy=policy, executors=2, max_in_flight=100)
+    requests = sample(features, 60)
+    for request, future in [(request, orchestrator.submit(request)) for request in requests]:
+        np.testing.assert_array_equal(future.result(60).scores, expected(request))
+    assert {(kind, profile.users) for kind, profile in engine.log} == {("rank", 1)}
+    if policy == "implicit":
+        assert {(profile.history, profile.candidates) for _, profile in engine.log} == {(30, 64)}
+
+
 def test_scores_say_how_they_came_about(start, features: Make) -> None:
     orchestrator, engine, metrics = start()
     scored = orchestrator.submit(features(1, 150)).result(60)
@@ -322,9 +333,10 @@ def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
     engine.gate.set()
 
 
-def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expected: Expected) -> None:
-    orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=50)
-    free = orchestrator._schedule._states.free()
+@pytest.mark.parametrize("keep", [0, 6], ids=["forgetting", "keeping states"])
+def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expected: Expected, keep: int) -> None:
+    orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=50, keep_states=keep)
+    free = orchestrator._states.free()
     rng = np.random.default_rng(5)
     engine.fails = lambda kind, buffers: rng.random() < 0.05
     requests = sample(features, 50)
@@ -357,5 +369,5 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
     assert orchestrator._schedule.alive == 0
     assert orchestrator._schedule.waiting == 0
     assert orchestrator._schedule._idle == 3
-    assert orchestrator._schedule._states.free() == free
+    assert orchestrator._states.free() == free
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0

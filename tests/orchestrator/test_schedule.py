@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.errors import DeadlineExceeded, ShuttingDown
+from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
-from flame.orchestrator.schedule import Job, Schedule
+from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features
@@ -21,9 +23,11 @@ Make = Callable[..., Features]
 
 @pytest.fixture
 def queue(start) -> Callable[..., Schedule]:
-    def make(users: tuple[int, ...] = (1,), executors: int = 1) -> Schedule:
-        orchestrator, engine, _ = start(users)
-        return Schedule(orchestrator.profiles, StatePool(engine, orchestrator.profiles, executors), plan, executors)
+    def make(users: tuple[int, ...] = (1,), executors: int = 1, keep: int = 0) -> Schedule:
+        orchestrator, engine, metrics = start(users)
+        profiles = orchestrator.profiles
+        pool = StatePool(engine, profiles, executors, keep, metrics)
+        return Schedule(profiles, Reuse(pool, profiles, keep, metrics), plan, executors)
 
     return make
 
@@ -75,12 +79,13 @@ def test_time_of_a_launch_is_charged_by_candidates(queue, features: Make) -> Non
     sizes=st.lists(st.sampled_from([1, 16, 65, 200]), min_size=1, max_size=25),
     users=st.sampled_from([(1,), (1, 4)]),
     executors=st.integers(1, 3),
+    keep=st.sampled_from([0, 4]),
     data=st.data(),
 )
 def test_no_request_is_overtaken_by_more_than_a_launch_can_hold(
-    queue, features: Make, sizes: list[int], users: tuple[int, ...], executors: int, data: st.DataObject
+    queue, features: Make, sizes: list[int], users: tuple[int, ...], executors: int, keep: int, data: st.DataObject
 ) -> None:
-    schedule = queue(users, executors)
+    schedule = queue(users, executors, keep)
     tickets = [ticket(features(number, size)) for number, size in enumerate(sizes)]
     coming, running, begun = list(tickets), [], []
     while coming or schedule.alive:

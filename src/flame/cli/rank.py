@@ -95,6 +95,7 @@ def _content(args: Namespace, response: RankResponse) -> dict[str, Any]:
         "features": asdict(response.counts),
         "times_us": asdict(response.times),
         "launches": response.launches,
+        "history_reused": response.history_reused,
     }
 
 

@@ -6,10 +6,18 @@ Both know lengths and prices only. Prices are milliseconds; a price of infinity 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 _GAIN = 1 - 1e-9
 """A way must be cheaper than the best so far by more than rounding; otherwise the one with fewer launches stays."""
+
+
+class Offer(NamedTuple):
+    """A launch to be had: how many slices it holds, and its price."""
+
+    slots: int
+    price: float
 
 
 class Cover:
@@ -54,22 +62,27 @@ class Cover:
         return tuple(sizes)
 
 
-def group(lengths: Sequence[int], price: Callable[[int, int], float], widest: int) -> tuple[list[int], float]:
+def group(offers: Sequence[Sequence[Offer]]) -> tuple[list[int], float]:
     """Cuts slices into runs that share a launch, at the least total price.
 
-    `lengths` of the slices come longest first, so a run is priced by how many slices it has and by its first one:
-    `price(slices, length)`. Runs hold at most `widest` slices. Returns where each run ends, and the total price.
+    Slices come longest first; `offers[i]` are the launches that hold slice `i`, and so every one after it, widest
+    first. Returns where each run ends, and the total price. Exact: fewer or shorter slices never cost more, so a run
+    may as well fill its launch, and only as many ways are tried for a slice as there are offers for it.
     """
-    best = [0.0] + [math.inf] * len(lengths)
-    start = [0] * (len(lengths) + 1)
-    for stop in range(1, len(lengths) + 1):
-        for first in range(max(0, stop - widest), stop):
-            cost = best[first] + price(stop - first, lengths[first])
-            if cost < best[stop] * _GAIN:
-                best[stop], start[stop] = cost, first
+    count = len(offers)
+    costs = [0.0] * (count + 1)
+    stops = [0] * count
+    for first in range(count - 1, -1, -1):
+        best = math.inf
+        for slots, price in offers[first]:
+            stop = first + slots
+            cost = price + costs[stop] if stop < count else price
+            if cost < best * _GAIN:
+                best, stops[first] = cost, min(stop, count)
+        costs[first] = best
     ends = []
-    stop = len(lengths)
-    while stop:
+    stop = 0
+    while stop < count:
+        stop = stops[stop]
         ends.append(stop)
-        stop = start[stop]
-    return ends[::-1], best[-1]
+    return ends, costs[0]

@@ -55,6 +55,6 @@ class Executor:
 
 
 def _states(parts: Sequence[Part]) -> list[HistoryState]:
-    states = [part.ticket.state for part in parts if part.ticket.state is not None]
+    states = [part.ticket.held.state for part in parts if part.ticket.held is not None]
     assert len(states) == len(parts), "a request is encoded or scored without a state"
     return states

@@ -6,7 +6,8 @@ scored against the state. Slices of several requests may share one launch of a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from flame.engine.spec import Profile
@@ -15,10 +16,16 @@ from flame.orchestrator.profiles import Kind, ProfileSet, Tier
 
 
 class Demand(NamedTuple):
-    """What a request needs: `events` in its longest sequence, and candidates (at least one)."""
+    """What a request needs: `events` in its longest sequence, and candidates (at least one).
+
+    `encoded`: its history is, or will be when its launches start, in a state that it may be scored against. `again`
+    is the chance that another request will find the state, if the history is encoded for this one.
+    """
 
     events: int
     candidates: int
+    encoded: bool = False
+    again: float = 0.0
 
 
 class Slice(NamedTuple):
@@ -55,104 +62,137 @@ class Planner(Protocol):
     def __call__(self, demands: Sequence[Demand], profiles: ProfileSet, states: Mapping[int, int] = ...) -> Plan: ...
 
 
+NO_LIMIT: Mapping[int, int] = {}
+
+
 class _Draft(NamedTuple):
-    """Launches not yet in order, and their price."""
+    """How the candidates of some demands are cut, and what launches of these slices cost when packed at best.
 
-    launches: list[Launch]
-    cost: float
-
-
-_NO_LIMIT: Mapping[int, int] = {}
-
-
-def plan(demands: Sequence[Demand], profiles: ProfileSet, states: Mapping[int, int] = _NO_LIMIT) -> Plan:
-    """The cheapest launches found for all `demands`; never dearer than `largest_first`.
-
-    Tried are splits that suit a user alone and splits that suit shared launches of each width; each is then packed
-    at the least price. Only users of the same profile length share a launch.
+    `lengths` are those of the slices of each demand, in the order of the demands, and `kinds` says whether they are
+    ranked or scored; `encodes` names the demands that are encoded. `cuts` holds, for each kind there is, where its
+    launches end among its slices. `gain` is what the encoded histories are expected to save later requests.
     """
+
+    encodes: list[int]
+    kinds: list[Kind]
+    lengths: list[tuple[int, ...]]
+    cuts: dict[Kind, list[int]]
+    cost: float
+    gain: float
+
+
+def plan(demands: Sequence[Demand], profiles: ProfileSet, states: Mapping[int, int] = NO_LIMIT) -> Plan:
+    """The cheapest launches found for all `demands`, less what the states they leave behind are expected to save.
+
+    Never dearer than `policies.largest_first` where no history is expected `again`. Tried are splits that suit a user
+    alone and splits that suit shared launches of each width; each is then packed at the least price. Only users of the
+    same profile length share a launch.
+    """
+    launches: list[Launch] = []
+    cost = 0.0
+    for tier, members in _by_tier(demands, profiles):
+        asked = [demands[index] for index in members]
+        free = states.get(tier.history, len(members))
+        widths = [width for width in tier.shares if width == 1 or len(members) > 1]
+        best = min((_draft(asked, tier, width, free) for width in widths), key=_balance)
+        launches += _launches(best, members, tier)
+        cost += best.cost
+    return Plan(_in_order(launches), cost)
+
+
+def _balance(draft: _Draft) -> float:
+    return draft.cost - draft.gain
+
+
+def _by_tier(demands: Sequence[Demand], profiles: ProfileSet) -> Iterable[tuple[Tier, list[int]]]:
     tiers: dict[int, tuple[Tier, list[int]]] = {}
     for index, demand in enumerate(demands):
         tier = profiles.tier(demand.events)
-        tiers.setdefault(tier.history, (tier, []))[1].append(index)
-    drafts = [
-        min(
-            (_draft(demands, members, tier, width, states) for width in tier.shares if width == 1 or len(members) > 1),
-            key=lambda draft: draft.cost,
-        )
-        for tier, members in tiers.values()
-    ]
-    launches = [launch for draft in drafts for launch in draft.launches]
-    return Plan(_in_order(launches), sum(draft.cost for draft in drafts))
+        found = tiers.get(tier.history)
+        if found is None:
+            tiers[tier.history] = tier, [index]
+        else:
+            found[1].append(index)
+    return tiers.values()
 
 
-def largest_first(demands: Sequence[Demand], profiles: ProfileSet, states: Mapping[int, int] = _NO_LIMIT) -> Plan:
-    """The paper's rule (FLAME 3.3), the baseline: each request alone, cut into the largest profiles it fills.
-
-    What is left below the smallest profile is padded to it. Encodes nothing, whatever `states` says.
-    """
-    launches = []
-    cost = 0.0
-    for index, demand in enumerate(demands):
-        tier = profiles.tier(demand.events)
-        start = 0
-        while start < demand.candidates:
-            left = demand.candidates - start
-            size = max((size for size in tier.sizes if size <= left), default=tier.sizes[0])
-            profile = min(profile for profile in tier.costs if profile.candidates == size)
-            launches.append(Launch(profile, "rank", (Slice(index, start, start + min(size, left), 0),)))
-            cost += tier.costs[profile].rank
-            start += size
-    return Plan(tuple(launches), cost)
-
-
-def _draft(
-    demands: Sequence[Demand], members: Sequence[int], tier: Tier, width: int, states: Mapping[int, int]
-) -> _Draft:
+def _draft(demands: Sequence[Demand], tier: Tier, width: int, free: int) -> _Draft:
     """Splits each demand at the prices of launches shared by `width` users, then packs the slices."""
     share = tier.shares[width]
-    free = states.get(tier.history, len(members))
-    slices: dict[Kind, list[Slice]] = {"encode": [], "rank": [], "score": []}
-    for index in members:
-        candidates = demands[index].candidates
-        encoded = free > len(slices["encode"]) and share.encoding_pays(candidates)
+    gain = 0.0
+    encodes: list[int] = []
+    kinds: list[Kind] = []
+    lengths: list[tuple[int, ...]] = []
+    slices: dict[Kind, list[int]] = {"encode": [], "rank": [], "score": []}
+    for place, (_, candidates, encoded, again) in enumerate(demands):
         if encoded:
-            slices["encode"].append(Slice(index, 0, 0, 0))
+            kind: Kind = "score" if share.saving(candidates) else "rank"
+        elif len(encodes) < free and share.encoding_pays(candidates, again):
+            kind = "score"
+            encodes.append(place)
+            gain += again * tier.shares[1].saving(candidates)
+        else:
+            kind = "rank"
+        pieces = (share.score if kind == "score" else share.rank).lengths(candidates)
+        slices[kind].extend(pieces)
+        kinds.append(kind)
+        lengths.append(pieces)
+    slices["encode"] = [0] * len(encodes)
+    cuts: dict[Kind, list[int]] = {}
+    cost = 0.0
+    for kind, found in slices.items():
+        if found:
+            found.sort(reverse=True)
+            cuts[kind], price = group([*map(tier.offers(kind).__getitem__, found)])
+            cost += price
+    return _Draft(encodes, kinds, lengths, cuts, cost, gain)
+
+
+def _launches(draft: _Draft, members: Sequence[int], tier: Tier) -> Iterator[Launch]:
+    """The launches of a draft, each kind's longest slices first."""
+    encodes = [(0, members[place], 0) for place in draft.encodes]
+    slices: dict[Kind, list[tuple[int, int, int]]] = {"encode": encodes, "rank": [], "score": []}
+    for index, kind, lengths in zip(members, draft.kinds, draft.lengths, strict=True):
+        found = slices[kind]
         start = 0
-        for length in (share.score if encoded else share.rank).lengths(candidates):
-            slices["score" if encoded else "rank"].append(Slice(index, start, start + length, 0))
+        for length in lengths:
+            found.append((length, index, start))
             start += length
-    drafts = [_pack(kind, found, tier) for kind, found in slices.items() if found]
-    return _Draft([launch for draft in drafts for launch in draft.launches], sum(draft.cost for draft in drafts))
+    for kind, ends in draft.cuts.items():
+        found = sorted(slices[kind], key=_length, reverse=True)
+        first = 0
+        for end in ends:
+            profile = tier.profile(kind, end - first, found[first][0])
+            run = enumerate(found[first:end])
+            yield Launch(
+                profile,
+                kind,
+                tuple([Slice(index, start, start + length, slot) for slot, (length, index, start) in run]),
+            )
+            first = end
 
 
-def _pack(kind: Kind, slices: list[Slice], tier: Tier) -> _Draft:
-    """Slices of one kind put into launches at the least price."""
-    slices.sort(key=lambda piece: piece.start - piece.stop)
-    lengths = [piece.stop - piece.start for piece in slices]
-    ends, cost = group(lengths, lambda users, longest: tier.price(kind, users, longest), tier.widest)
-    launches = []
-    first = 0
-    for end in ends:
-        profile = tier.profile(kind, end - first, lengths[first])
-        placed = tuple(piece._replace(slot=slot) for slot, piece in enumerate(slices[first:end]))
-        launches.append(Launch(profile, kind, placed))
-        first = end
-    return _Draft(launches, cost)
+_length = itemgetter(0)
 
 
 def _in_order(launches: list[Launch]) -> tuple[Launch, ...]:
     """Oldest request first, and each encode right before the first launch that needs it; fills in `after`."""
-    encodes = {piece.demand: launch for launch in launches if launch.kind == "encode" for piece in launch.slices}
-    working = [launch for launch in launches if launch.kind != "encode"]
-    working.sort(key=lambda launch: (min(piece.demand for piece in launch.slices), launch.slices[0].start))
+    encodes = [launch for launch in launches if launch.kind == "encode"]
+    encoding = {piece.demand: number for number, launch in enumerate(encodes) for piece in launch.slices}
+    working = [(min(launch.slices), launch.slices[0].start, launch) for launch in launches if launch.kind != "encode"]
     ordered: list[Launch] = []
-    place: dict[Launch, int] = {}
-    for launch in working:
-        needed = {encodes[piece.demand]: None for piece in launch.slices} if launch.kind == "score" else {}
-        for encode in needed:
-            if encode not in place:
-                place[encode] = len(ordered)
-                ordered.append(encode)
-        ordered.append(launch._replace(after=tuple(sorted(place[encode] for encode in needed))))
+    place: dict[int, int] = {}
+    for _, _, launch in sorted(working, key=_age):
+        if launch.kind != "score":
+            ordered.append(launch)
+            continue
+        needed = {encoding[piece.demand] for piece in launch.slices if piece.demand in encoding}
+        for number in sorted(needed - place.keys()):
+            place[number] = len(ordered)
+            ordered.append(encodes[number])
+        ordered.append(launch._replace(after=tuple(sorted([place[number] for number in needed]))))
     return tuple(ordered)
+
+
+def _age(entry: tuple[Slice, int, Launch]) -> tuple[int, int]:
+    return entry[0].demand, entry[1]

@@ -13,9 +13,11 @@ from flame.errors import ExecutionError, FlameError, InvalidCandidates, QueueFul
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.executor import Executor
-from flame.orchestrator.plan import Planner, plan
+from flame.orchestrator.job import Job
+from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.schedule import Job, Schedule
+from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Features
@@ -33,15 +35,17 @@ class Orchestrator:
     is closed by them, after `close`. `admission` is the gate that callers pass before they gather features.
     """
 
-    def __init__(self, engine: Engine, config: OrchestratorConfig, metrics: Metrics, planner: Planner = plan) -> None:
+    def __init__(self, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> None:
         self.profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
         self.admission = Admission(engine.spec.input, self.profiles, config, metrics)
         self._tasks = len(engine.spec.tasks)
         self._max_candidates = engine.spec.input.max_candidates
         self._limit = config.max_in_flight
         self._metrics = metrics
-        states = StatePool(engine, self.profiles, config.executors)
-        self._schedule = Schedule(self.profiles, states, planner, config.executors)
+        keep = config.keep_states if config.policy == "cost" else 0
+        self._states = StatePool(engine, self.profiles, config.executors, keep, metrics)
+        reuse = Reuse(self._states, self.profiles, keep, metrics)
+        self._schedule = Schedule(self.profiles, reuse, POLICIES[config.policy], config.executors)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._over = threading.Condition(self._lock)
@@ -98,6 +102,7 @@ class Orchestrator:
             thread.join(max(0.0, limit - time.monotonic()))
         with self._lock:
             cut += self._schedule.abandon(error)
+            self._states.clear()
         self._answer()
         return cut
 
@@ -147,8 +152,13 @@ class Orchestrator:
                 self._over.notify_all()
         for ticket in ended:
             if ticket.error is None:
-                self.admission.observe(self.profiles.predict(*ticket.demand), ticket.spent_ms)
+                self.admission.observe(self._predict(ticket), ticket.spent_ms)
             ticket.answer()
+
+    def _predict(self, ticket: Ticket) -> float:
+        """What the request was expected to cost, knowing by now whether its history was there."""
+        demand = ticket.demand
+        return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
 
 
 def _run(executor: Executor, job: Job) -> FlameError | None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from flame.config import OrchestratorConfig
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
 from flame.errors import ConfigError, HistoryTooLong
-from flame.orchestrator.cover import Cover
+from flame.orchestrator.cover import Cover, Offer
 
 Kind = Literal["rank", "encode", "score"]
 
@@ -73,9 +73,17 @@ class Share(NamedTuple):
     encode: float
     score: Cover
 
-    def encoding_pays(self, candidates: int) -> bool:
-        """Whether encoding the history once and scoring against it beats ranking each slice with its history."""
-        return self._encoded(candidates) < _WORTH * self.rank.cost(candidates)
+    def encoding_pays(self, candidates: int, again: float = 0.0) -> bool:
+        """Whether encoding the history once and scoring against it beats ranking each slice with its history.
+
+        `again` is the chance that another request finds the state: what that one saves is gained here.
+        """
+        gain = again * self.saving(candidates) if again else 0.0
+        return self._encoded(candidates) - gain < _WORTH * self.rank.cost(candidates)
+
+    def saving(self, candidates: int) -> float:
+        """Milliseconds that a request saves whose history is encoded already."""
+        return max(0.0, self.rank.cost(candidates) - self.score.cost(candidates))
 
     def cost(self, candidates: int) -> float:
         """Milliseconds of one request, done the better way."""
@@ -100,15 +108,30 @@ class Tier:
             for kind in ("rank", "encode", "score")
         }
 
-    def price(self, kind: Kind, users: int, candidates: int) -> float:
-        """Milliseconds of the cheapest launch with that many slots of that many candidates; infinite without one."""
-        return self._launches[kind][users][bisect_left(self.sizes, candidates)][0]
+        self._offers = {kind: self._offered(kind) for kind in self._launches}
+
+    def offers(self, kind: Kind) -> tuple[tuple[Offer, ...], ...]:
+        """Launches of a kind by the candidates that a slot has to hold, from 0 up: widest first, none that a wider one
+        undercuts."""
+        return self._offers[kind]
 
     def profile(self, kind: Kind, users: int, candidates: int) -> Profile:
-        """The profile of the launch that `price` speaks of."""
+        """The profile of the cheapest launch with that many slots of that many candidates."""
         found = self._launches[kind][users][bisect_left(self.sizes, candidates)][1]
         assert found is not None, f"no {kind} launch for {users} users with {candidates} candidates"
         return found
+
+    def _offered(self, kind: Kind) -> tuple[tuple[Offer, ...], ...]:
+        """The same tuple for all candidate counts between two sizes; above the largest there is nothing."""
+        table: list[tuple[Offer, ...]] = []
+        for place, size in enumerate(self.sizes):
+            offers: list[Offer] = []
+            for users in sorted({profile.users for profile in self.costs}, reverse=True):
+                price = self._launches[kind][users][place][0]
+                if price < (offers[-1].price if offers else math.inf):
+                    offers.append(Offer(users, price))
+            table += [tuple(offers)] * (size + 1 - len(table))
+        return tuple(table)
 
     def _cheapest(self, kind: Kind, users: int, candidates: int) -> tuple[float, Profile | None]:
         fitting = [p for p in self.costs if p.users >= users and p.candidates >= candidates]
@@ -163,6 +186,10 @@ class ProfileSet:
         tiers = [tier for tier in self.tiers if events <= tier.events]
         return tuple(p for tier in tiers for p in sorted(tier.costs) if p.candidates >= candidates)
 
-    def predict(self, events: int, candidates: int) -> float:
-        """Milliseconds of device time for one request that shares its launches with nobody."""
-        return self.tier(events).shares[1].cost(candidates)
+    def predict(self, events: int, candidates: int, *, encoded: bool = False) -> float:
+        """Milliseconds of device time for one request that shares its launches with nobody.
+
+        `encoded`: its history is encoded already.
+        """
+        share = self.tier(events).shares[1]
+        return share.score.cost(candidates) if encoded else share.cost(candidates)

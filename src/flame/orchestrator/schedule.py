@@ -1,8 +1,8 @@
 """What waits and what runs: the queue of requests, and of the launches planned for them. No threads, no waiting.
 
 Requests are planned when an executor asks for work and no planned launch is ready, oldest first, as many at once as
-can share a launch without leaving another executor idle. Launches start in planned order once those they depend on
-have ended.
+can share a launch without leaving another executor idle. Of requests with the same history, one is planned before the
+others, who may then share what it encodes. Launches start in planned order once those they depend on have ended.
 """
 
 from __future__ import annotations
@@ -12,41 +12,21 @@ import logging
 from collections import deque
 
 from flame.errors import ExecutionError, FlameError
+from flame.orchestrator.job import Job
 from flame.orchestrator.plan import Launch, Planner
 from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.states import StatePool
-from flame.orchestrator.ticket import Part, Ticket
+from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
-
-
-class Job:
-    """A planned launch with its requests. `parts` are those that still take part, known when it begins."""
-
-    __slots__ = ("dependents", "launch", "number", "parts", "tickets", "waits")
-
-    def __init__(self, number: int, launch: Launch, tickets: list[Ticket]) -> None:
-        self.number = number
-        self.launch = launch
-        self.tickets = tickets
-        self.waits = len(launch.after)
-        self.dependents: list[Job] = []
-        self.parts: list[Part] = []
-
-    def __lt__(self, other: Job) -> bool:
-        return self.number < other.number
-
-    def requests(self) -> set[Ticket]:
-        """The requests that take part, each once: two slices of one may share a launch."""
-        return {part.ticket for part in self.parts}
 
 
 class Schedule:
     """Owner of all tickets. Not thread-safe: the orchestrator holds its lock around every call."""
 
-    def __init__(self, profiles: ProfileSet, states: StatePool, planner: Planner, executors: int) -> None:
+    def __init__(self, profiles: ProfileSet, reuse: Reuse, planner: Planner, executors: int) -> None:
         self._profiles = profiles
-        self._states = states
+        self._reuse = reuse
         self._planner = planner
         self._idle = executors
         self._pending: deque[Ticket] = deque()
@@ -98,6 +78,7 @@ class Schedule:
             ticket.launches += 1
             ticket.ended = ended
             ticket.error = ticket.error or error
+            self._reuse.ended(ticket, job.launch.kind, sound=error is None)
             self._settle_if_over(ticket)
         self._unblock(job)
 
@@ -118,6 +99,7 @@ class Schedule:
         for ticket in left:
             ticket.error = ticket.error or error
             self._settle(ticket)
+        self._pending.clear()
         return sound
 
     def pop_settled(self) -> list[Ticket]:
@@ -127,36 +109,54 @@ class Schedule:
 
     def _plan(self, now: float) -> None:
         """Turns the oldest requests into jobs: a fair share of the queue for each idle executor."""
-        share = -(-len(self._pending) // max(self._idle, 1))
-        batch: list[Ticket] = []
-        while self._pending and len(batch) < min(share, self._profiles.widest):
-            ticket = self._pending.popleft()
-            if refusal := ticket.refusal(now):
-                self._fail(ticket, refusal)
-            else:
-                batch.append(ticket)
+        batch, twins = self._batch(now)
         if not batch:
             return
+        demands = self._reuse.demands(batch, twins)
         try:
-            plan = self._planner([ticket.demand for ticket in batch], self._profiles, self._states.free())
+            plan = self._planner(demands, self._profiles, self._reuse.pool.free())
         except Exception as cause:
-            _log.exception("planning failed for %s", [ticket.demand for ticket in batch])
+            _log.exception("planning failed for %s", demands)
             for ticket in batch:
                 self._fail(ticket, ExecutionError(f"planning failed with {type(cause).__name__}; see the server's log"))
             return
         self._commit(plan.launches, batch)
+
+    def _batch(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
+        """Takes the next requests out of the queue; those with the history of one of them stay at its head."""
+        share = -(-len(self._pending) // max(self._idle, 1))
+        batch: list[Ticket] = []
+        twins: list[Ticket] = []
+        new: set[bytes] = set()
+        while self._pending and len(batch) < min(share, self._profiles.widest):
+            ticket = self._pending.popleft()
+            key = self._reuse.key(ticket)
+            if refusal := ticket.refusal(now):
+                self._fail(ticket, refusal)
+            elif key in new:
+                twins.append(ticket)
+            else:
+                batch.append(ticket)
+                if key and not self._reuse.find(ticket):
+                    new.add(key)
+        self._pending.extendleft(reversed(twins))
+        return batch, twins
 
     def _commit(self, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
         jobs: list[Job] = []
         for launch in launches:
             job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices])
             self._planned += 1
-            for before in launch.after:
-                jobs[before].dependents.append(job)
-            for ticket in set(job.tickets):
+            tickets = job.tickets()
+            for ticket in tickets:
                 ticket.left += 1
                 if launch.kind == "encode":
-                    ticket.state = self._states.take(launch.profile.history)
+                    self._reuse.own(ticket, job)
+            for before in [jobs[place] for place in launch.after]:
+                job.wait_for(before)
+            if launch.kind == "score":
+                for before in self._reuse.fillers(tickets):
+                    job.wait_for(before)
             jobs.append(job)
         self.waiting += len(jobs)
         for job in jobs:
@@ -165,14 +165,10 @@ class Schedule:
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""
-        for ticket in set(job.tickets):
+        for ticket in job.tickets():
             if not ticket.error and (refusal := ticket.refusal(now)):
                 self._fail(ticket, refusal)
-        job.parts = [
-            Part(ticket, piece.start, piece.stop)
-            for ticket, piece in zip(job.tickets, job.launch.slices, strict=True)
-            if not ticket.error
-        ]
+        job.seat()
         for ticket in job.requests():
             ticket.running += 1
             ticket.started = now if ticket.started is None else ticket.started
@@ -205,7 +201,6 @@ class Schedule:
             return
         ticket.settled = True
         self._tickets.discard(ticket)
-        if ticket.state is not None:
-            self._states.give(self._profiles.tier(ticket.demand.events).history, ticket.state)
-            ticket.state = None
+        stranded = self._reuse.leave(ticket)
+        self._pending.extendleft(reversed(stranded))
         self._settled.append(ticket)

@@ -1,32 +1,115 @@
-"""Room for encoded histories: allocated when the orchestrator starts, lent to requests that are scored in slices."""
+"""Room for encoded histories: allocated when the orchestrator starts, lent to requests, kept for later ones."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from flame.engine.backends.base import Engine, HistoryState
+from flame.metrics import Metrics
 from flame.orchestrator.profiles import ProfileSet
 
 
-class StatePool:
-    """States by history length, a fixed number of each. Not thread-safe: the schedule's lock guards it.
+class Held:
+    """One state that requests hold, or that is kept though nobody does. The pool alone changes it.
 
-    There is one state for every slot of every executor. More cannot be in use: new requests are planned only when no
-    planned launch is ready, so each request that holds a state has a launch that runs on some executor.
+    As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it.
     """
 
-    def __init__(self, engine: Engine, profiles: ProfileSet, executors: int) -> None:
-        self._free: dict[int, list[HistoryState]] = {
-            tier.history: [engine.state(tier.history) for _ in range(executors * tier.widest)]
-            for tier in profiles.tiers
-        }
+    __slots__ = ("fingerprint", "history", "holders", "ready", "state")
+
+    def __init__(self, state: HistoryState, history: int, fingerprint: bytes) -> None:
+        self.state = state
+        self.history = history
+        self.fingerprint = fingerprint
+        self.holders = 1
+        self.ready = False
+
+
+class StatePool:
+    """States by profile length, a fixed number of each. Not thread-safe: the schedule's lock guards it.
+
+    There is one state for every slot of every executor, and `keep` more. More than the former cannot be in use: new
+    requests are planned only when no planned launch is ready, so each state in use has a launch that runs on some
+    executor. The pool lives and dies with its engine, so what is kept was encoded by the model that reads it.
+    """
+
+    def __init__(self, engine: Engine, profiles: ProfileSet, executors: int, keep: int, metrics: Metrics) -> None:
+        self._keep = keep
+        self._metrics = metrics
+        self._free: dict[int, list[HistoryState]] = {}
+        self._kept: dict[int, OrderedDict[bytes, Held]] = {}
+        for tier in profiles.tiers:
+            self._free[tier.history] = [engine.state(tier.history) for _ in range(executors * tier.widest + keep)]
+            self._kept[tier.history] = OrderedDict()
+        self._known: dict[tuple[int, bytes], Held] = {}
 
     def free(self) -> dict[int, int]:
-        """How many states of each history length can be taken now."""
-        return {history: len(states) for history, states in self._free.items()}
+        """How many states of each profile length can be taken now; those that are kept can be, too."""
+        return {history: len(states) + len(self._kept[history]) for history, states in self._free.items()}
 
-    def take(self, history: int) -> HistoryState:
-        """A state for histories of up to `history` events; it may hold another request's history until encoded."""
-        return self._free[history].pop()
+    def find(self, history: int, fingerprint: bytes) -> Held | None:
+        """The state of this history for one more holder, if there is one; it may not be `ready` yet."""
+        held = self._known.get((history, fingerprint))
+        if held is not None:
+            self._kept[history].pop(fingerprint, None)
+            held.holders += 1
+        return held
 
-    def give(self, history: int, state: HistoryState) -> None:
-        """Takes a state back that nobody reads any more."""
-        self._free[history].append(state)
+    def take(self, history: int, fingerprint: bytes) -> Held:
+        """A state for one holder who encodes into it; what was used longest ago makes room.
+
+        Others find it from now on, unless they find another with the same history.
+        """
+        if not self._free[history]:
+            self._evict(history)
+        held = Held(self._free[history].pop(), history, fingerprint)
+        if self._keep and fingerprint:
+            self._known.setdefault((history, fingerprint), held)
+        return held
+
+    def filled(self, held: Held) -> None:
+        """The history of `held` is in it: whoever finds it may score against it."""
+        held.ready = True
+        self._count(held, 1)
+
+    def forget(self, held: Held) -> None:
+        """Nobody finds `held` any more; who holds it, goes on."""
+        if self._findable(held):
+            self._count(held, -1)
+            del self._known[held.history, held.fingerprint]
+
+    def give(self, held: Held) -> None:
+        """One holder less. The last one leaves it among those kept, if others can find it and its history is in it."""
+        held.holders -= 1
+        if held.holders:
+            return
+        if held.ready and self._findable(held):
+            kept = self._kept[held.history]
+            kept[held.fingerprint] = held
+            if len(kept) > self._keep:
+                self._evict(held.history)
+        else:
+            self.forget(held)
+            self._free[held.history].append(held.state)
+
+    def clear(self) -> None:
+        """Forgets every history; states in use go back when their holders give them."""
+        for held in list(self._known.values()):
+            self.forget(held)
+        for history, kept in self._kept.items():
+            self._free[history] += [held.state for held in kept.values()]
+            kept.clear()
+
+    def _evict(self, history: int) -> None:
+        _, held = self._kept[history].popitem(last=False)
+        self.forget(held)
+        self._free[history].append(held.state)
+        self._metrics.state_evictions.inc()
+
+    def _findable(self, held: Held) -> bool:
+        return self._known.get((held.history, held.fingerprint)) is held
+
+    def _count(self, held: Held, sign: int) -> None:
+        if held.ready and self._findable(held):
+            self._metrics.states_held.inc(sign)
+            self._metrics.state_bytes.inc(sign * held.state.nbytes)

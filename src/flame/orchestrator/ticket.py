@@ -9,21 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flame.engine.backends.base import HistoryState
 from flame.errors import DeadlineExceeded, FlameError, RequestCancelled
 from flame.layout import PackedViews
 from flame.orchestrator.plan import Demand
+from flame.orchestrator.states import Held
 from flame.records import Features, Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores `[candidates, tasks]` of one request; microseconds before its first launch, and from there to its end."""
+    """Scores `[candidates, tasks]` of one request; microseconds before its first launch, and from there to its end.
+
+    `reused` says that they were scored against a history that was encoded for another request.
+    """
 
     scores: Scores
     queue_us: float
     compute_us: float
     launches: int
+    reused: bool = False
 
 
 class Ticket:
@@ -31,9 +35,11 @@ class Ticket:
 
     `left` and `running` count launches that have not ended, and those that run now. A ticket with an `error` takes
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
+    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
     """
 
     __slots__ = (
+        "alone",
         "cancelled",
         "deadline",
         "demand",
@@ -41,14 +47,16 @@ class Ticket:
         "error",
         "features",
         "future",
+        "held",
         "launches",
         "left",
+        "reused",
+        "round",
         "running",
         "scores",
         "settled",
         "spent_ms",
         "started",
-        "state",
         "submitted",
         "views",
     )
@@ -76,7 +84,10 @@ class Ticket:
         self.running = 0
         self.launches = 0
         self.spent_ms = 0.0
-        self.state: HistoryState | None = None
+        self.held: Held | None = None
+        self.reused = False
+        self.round = 0
+        self.alone = False
         self.error: FlameError | None = None
         self.settled = False
         # Nobody but `answer` may end the future: a caller who gives up sets `cancelled`.
@@ -91,6 +102,15 @@ class Ticket:
             return DeadlineExceeded(f"the deadline passed {late_ms:.1f} ms ago, while the request was in the queue")
         return None
 
+    def restart(self) -> None:
+        """Takes it out of the launches it was planned for, of which none has begun."""
+        assert not self.launches
+        assert not self.running
+        self.round += 1
+        self.left = 0
+        self.reused = False
+        self.alone = True
+
     def answer(self) -> None:
         """Ends the future. Called once, without the schedule's lock: callbacks may take any time."""
         if self.error is not None:
@@ -98,7 +118,7 @@ class Ticket:
             return
         started = self.ended if self.started is None else self.started
         queue_us, compute_us = (started - self.submitted) * 1e6, (self.ended - started) * 1e6
-        self.future.set_result(Scored(self.scores, queue_us, compute_us, self.launches))
+        self.future.set_result(Scored(self.scores, queue_us, compute_us, self.launches, self.reused))
 
 
 class Part(NamedTuple):

@@ -80,6 +80,7 @@ def encode(request: RankRequest, response: RankResponse) -> bytes:
             "features": msgspec.to_builtins(counts),
             "times_ms": _milliseconds(response.times),
             "launches": response.launches,
+            "history_reused": response.history_reused,
             "request_id": response.request_id,
         }
     )

@@ -179,6 +179,7 @@ def _parameters(responses: Sequence[RankResponse]) -> dict[str, str | int]:
     return {
         "backend": responses[0].backend,
         "launches": sum(response.launches for response in responses),
+        "histories_reused": sum(response.history_reused for response in responses),
         "stale": sum(count.stale for count in counts),
         "missing": sum(count.missing for count in counts),
         "unknown": sum(count.unknown for count in counts),

@@ -1,0 +1,48 @@
+"""A planned launch on its way to an executor."""
+
+from __future__ import annotations
+
+from flame.orchestrator.plan import Launch
+from flame.orchestrator.ticket import Part, Ticket
+
+
+class Job:
+    """A planned launch with its requests. `parts` are those that still take part, known when it begins.
+
+    `seats` names for each slice its ticket, and the ticket's round of planning: a ticket that was planned anew since
+    has no part in it. `waits` counts the launches that must end before this one, of this plan and of earlier ones.
+    """
+
+    __slots__ = ("dependents", "launch", "number", "parts", "seats", "waits")
+
+    def __init__(self, number: int, launch: Launch, tickets: list[Ticket]) -> None:
+        self.number = number
+        self.launch = launch
+        self.seats = [(ticket, ticket.round) for ticket in tickets]
+        self.waits = 0
+        self.dependents: list[Job] = []
+        self.parts: list[Part] = []
+
+    def __lt__(self, other: Job) -> bool:
+        return self.number < other.number
+
+    def wait_for(self, other: Job) -> None:
+        """Lets this launch begin only when `other`, which has not ended, has."""
+        other.dependents.append(self)
+        self.waits += 1
+
+    def tickets(self) -> set[Ticket]:
+        """The requests that were to take part when it was planned and have not been planned anew."""
+        return {ticket for ticket, planned in self.seats if ticket.round == planned}
+
+    def seat(self) -> None:
+        """Fixes `parts`: the slices of requests that have no error."""
+        self.parts = [
+            Part(ticket, piece.start, piece.stop)
+            for (ticket, planned), piece in zip(self.seats, self.launch.slices, strict=True)
+            if not ticket.error and ticket.round == planned
+        ]
+
+    def requests(self) -> set[Ticket]:
+        """The requests that take part, each once: two slices of one may share a launch."""
+        return {part.ticket for part in self.parts}

@@ -1,0 +1,32 @@
+"""How often a history comes again: what keeping its state is worth."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+_FIRST_GUESS = 0.5
+_WEIGHT = 0.02
+"""Weight of the newest request: what fifty requests say outweighs what came before them."""
+
+
+class Recurrence:
+    """The share of requests whose history is among the `span` histories seen last. Not thread-safe.
+
+    That is the share that a pool of `span` states would serve if it kept every history, whatever it does keep: so
+    the answer does not depend on what was made of it before. It starts with a guess, for the first requests of a
+    server to be served as those that come again.
+    """
+
+    def __init__(self, span: int) -> None:
+        self._span = span
+        self._recent: OrderedDict[bytes, None] = OrderedDict()
+        self.share = _FIRST_GUESS
+
+    def add(self, fingerprint: bytes) -> None:
+        """Counts one request."""
+        again = fingerprint in self._recent
+        self._recent[fingerprint] = None
+        self._recent.move_to_end(fingerprint)
+        if len(self._recent) > self._span:
+            self._recent.popitem(last=False)
+        self.share += _WEIGHT * (again - self.share)

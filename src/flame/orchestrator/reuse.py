@@ -1,0 +1,117 @@
+"""Which requests share an encoded history: who encodes it, who waits for that, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flame.metrics import Metrics
+from flame.orchestrator.job import Job
+from flame.orchestrator.plan import Demand
+from flame.orchestrator.profiles import ProfileSet
+from flame.orchestrator.recurrence import Recurrence
+from flame.orchestrator.states import Held, StatePool
+from flame.orchestrator.ticket import Ticket
+
+
+class _Filling:
+    """An encode that has not ended: whose it is, which launch, and who waits for it."""
+
+    __slots__ = ("job", "owner", "waiting")
+
+    def __init__(self, owner: Ticket, job: Job) -> None:
+        self.owner = owner
+        self.job = job
+        self.waiting: list[Ticket] = []
+
+
+class Reuse:
+    """Lends the states of a pool to tickets. Not thread-safe: the schedule's lock guards it.
+
+    A state is scored against only after its encode has ended well. If it does not, those who wait for it are planned
+    anew, and then wait for nobody.
+    """
+
+    def __init__(self, pool: StatePool, profiles: ProfileSet, keep: int, metrics: Metrics) -> None:
+        self.pool = pool
+        self._profiles = profiles
+        self._metrics = metrics
+        self._recurrence = Recurrence(keep) if keep else None
+        self._filling: dict[Held, _Filling] = {}
+
+    def key(self, ticket: Ticket) -> bytes:
+        """What tells the histories of a batch apart that may be shared; empty for one that is not shared."""
+        return ticket.features.fingerprint if self._recurrence and not ticket.alone else b""
+
+    def find(self, ticket: Ticket) -> bool:
+        """Lends `ticket` the state of its history, if that is encoded or about to be; whether it is."""
+        if not self.key(ticket):
+            return False
+        held = ticket.held = self.pool.find(self._length(ticket), ticket.features.fingerprint)
+        if held in self._filling:
+            self._filling[held].waiting.append(ticket)
+        return held is not None
+
+    def demands(self, batch: Sequence[Ticket], twins: Sequence[Ticket]) -> list[Demand]:
+        """What the planner is told of a batch; the histories of `twins`, who wait for it, are sure to come again."""
+        again = {self.key(ticket) for ticket in twins}
+        return [self._demand(ticket, again) for ticket in batch]
+
+    def own(self, ticket: Ticket, job: Job) -> None:
+        """Lends `ticket` a state that `job` encodes its history into."""
+        held = ticket.held = self.pool.take(self._length(ticket), ticket.features.fingerprint)
+        self._filling[held] = _Filling(ticket, job)
+
+    def fillers(self, tickets: set[Ticket]) -> set[Job]:
+        """The launches of earlier plans that must end before these tickets can be scored; marks who reuses."""
+        jobs = set()
+        for ticket in tickets:
+            filling = self._filling.get(ticket.held) if ticket.held else None
+            if filling is None or filling.owner is not ticket:
+                ticket.reused = True
+                if filling is not None:
+                    jobs.add(filling.job)
+        return jobs
+
+    def ended(self, ticket: Ticket, kind: str, sound: bool) -> None:
+        """A launch of `ticket` has ended. After one that failed, no later request finds the state it read or wrote."""
+        if ticket.held is None or kind == "rank":
+            return
+        if not sound:
+            self.pool.forget(ticket.held)
+        elif kind == "encode":
+            del self._filling[ticket.held]
+            self.pool.filled(ticket.held)
+
+    def leave(self, ticket: Ticket) -> list[Ticket]:
+        """Takes back the state of a ticket that is over; who waited for it in vain, to be planned anew, in order."""
+        held, ticket.held = ticket.held, None
+        if held is None:
+            return []
+        filling = self._filling.get(held)
+        stranded = []
+        if filling is not None and filling.owner is ticket:
+            del self._filling[held]
+            self.pool.forget(held)
+            stranded = [one for one in filling.waiting if one.held is held and one.reused]
+            for one in stranded:
+                one.held = None
+                one.restart()
+                self.pool.give(held)
+        self.pool.give(held)
+        return stranded
+
+    def _demand(self, ticket: Ticket, again: set[bytes]) -> Demand:
+        if not self.key(ticket):
+            return ticket.demand
+        self._count(ticket)
+        assert self._recurrence is not None
+        chance = 1.0 if self.key(ticket) in again else self._recurrence.share
+        return ticket.demand._replace(encoded=ticket.held is not None, again=chance)
+
+    def _count(self, ticket: Ticket) -> None:
+        assert self._recurrence is not None
+        self._recurrence.add(ticket.features.fingerprint)
+        (self._metrics.state_misses if ticket.held is None else self._metrics.state_hits).inc()
+
+    def _length(self, ticket: Ticket) -> int:
+        return self._profiles.tier(ticket.demand.events).history
