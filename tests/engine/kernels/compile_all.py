@@ -29,6 +29,8 @@ from flame.engine.spec import ModelSpec
 from flame.schema import ItemTable
 
 KERNELS = Path(flame.engine.kernels.__file__).parent
+TAKES_TICKETS = "climber_stack"
+"""Before it waits: its order has to be that of its CTAs' places."""
 
 
 def of_file(path: str) -> Iterator[tuple[str, Kernel]]:
@@ -105,7 +107,7 @@ def measured(kernel: Kernel, capability: int) -> dict[str, Any]:
         cubin = compile_kernel(kernel, capability)
         found = resources(cubin, capability)._asdict() | {"dependent": cubin.dependent}
         if cubin.dependent:
-            found["waits"] = waits(cubin, isinstance(kernel, CudaKernel))
+            found["waits"] = waits(cubin, operation(kernel) == TAKES_TICKETS)
     except Exception as error:  # whatever a compiler raises
         found = {"error": f"{type(error).__name__}: {error}"[:2000]}
     return found | {"seconds": time.monotonic() - started}

@@ -37,7 +37,7 @@ def _key(kernel: Kernel, capability: int) -> str:
         defines = sorted(kernel.defines.items())
         sources = (_sources(Path(kernel.source).parent), [Path(header).read_text() for header in kernel.headers])
         what = (sources, Path(kernel.source).name, kernel.entry, defines, nvrtc.version())
-        launch = (kernel.threads, kernel.shared)
+        launch = (kernel.threads, kernel.shared, kernel.dependent)
     else:
         # Triton's own key of the function and of all that it calls.
         constants = sorted((name, repr(value)) for name, value in kernel.constants.items())

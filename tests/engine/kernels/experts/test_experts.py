@@ -96,6 +96,8 @@ def test_scores_are_those_of_the_model(name: str, runtime: Runtime) -> None:
 
 @pytest.mark.parametrize("name", ["chunks", "odd pieces", "wide inputs"])
 def test_whole_and_spread_experts_give_the_same_bits(name: str, runtime: Runtime, precision: Precision) -> None:
+    if precision.name == "fp32":
+        pytest.skip("in fp32 experts are never spread")
     sizes = SIZES[name]
     rows = random_rows(sizes, [17, 5], precision)
     spread, whole = (launch(sizes, rows, 20, runtime, precision, spread=way) for way in (True, False))

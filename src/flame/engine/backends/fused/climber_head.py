@@ -17,6 +17,7 @@ from flame.engine.kernels.climber_head import CAPABILITY, ClimberExperts, Climbe
 from flame.engine.kernels.experts import ExpertHead, ExpertSizes, ExpertWork
 from flame.engine.kernels.fusion import FusionSizes, FusionWork
 from flame.engine.kernels.kernel import Kernel, Runtime
+from flame.engine.kernels.processors import processors_of
 from flame.engine.kernels.wide_fusion import AnyFusion, WideWork, fusion_of
 from flame.engine.models import head as models
 from flame.engine.models.gating import GatedFusion
@@ -50,7 +51,9 @@ class FusedHead:
     ) -> None:
         self._precision = precision
         self._runtime = runtime
-        self._fusion, self._experts = _kernels(fusion_sizes(spec), expert_sizes(spec), precision, capability)
+        self._fusion, self._experts = _kernels(
+            fusion_sizes(spec), expert_sizes(spec), precision, capability, processors_of(runtime.device)
+        )
         self._weights = self._packed(weights) if weights else None
 
     @property
@@ -119,11 +122,11 @@ class PlainHead:
 
 
 def _kernels(
-    fusion: FusionSizes, experts: ExpertSizes, precision: Precision, capability: int
+    fusion: FusionSizes, experts: ExpertSizes, precision: Precision, capability: int, processors: int
 ) -> tuple[ClimberFusion | AnyFusion, ClimberExperts | ExpertHead]:
     """Both of one kind: they agree on the order of columns between them."""
     if precision.name == "bf16" and capability == CAPABILITY and fusion_fits(fusion) and experts_fit(experts):
-        return ClimberFusion(fusion), ClimberExperts(experts)
+        return ClimberFusion(fusion, processors), ClimberExperts(experts, processors)
     pointer = precision.pointer
     return fusion_of(fusion, pointer), ExpertHead(experts, pointer, capability)
 

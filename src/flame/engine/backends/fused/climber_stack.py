@@ -22,13 +22,13 @@ from flame.engine.kernels.climber_stack import (
 from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS
 from flame.engine.kernels.climber_stack.variants import Variant, possible
 from flame.engine.kernels.kernel import Kernel, Runtime
+from flame.engine.kernels.processors import HOPPER
 from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec
 from flame.layout import CANDIDATES, LENGTHS, SCENARIO
 
 _MODES: dict[Selection, Mode] = {"all": "rank", "events": "encode", "candidates": "score"}
 _CAPABILITY = 90
-_PROCESSORS = 132
 
 
 class StackWork(NamedTuple):
@@ -114,7 +114,7 @@ def why_no_stack(spec: ModelSpec, sizes: LayerSizes, capability: int) -> str | N
     events = padded(spec.input.sequence_capacity(spec.input.max_history), EVENT_TILE)
     own = _stack_sizes(sizes)
     reason = unsupported(own)
-    if reason is None and not possible(own, "rank", events, _PROCESSORS, MOST_LAUNCHES):
+    if reason is None and not possible(own, "rank", events, HOPPER, MOST_LAUNCHES):
         return f"sequences of up to {events} events, whose keys and values would be waited for for ever"
     return reason
 

@@ -53,6 +53,7 @@ def workspace_states(
     `body_bytes` is a multiple of 4.
     """
     memory = torch.zeros(users, HEADER_BYTES + body_bytes, dtype=torch.uint8, device=device)
-    # A copy from pageable memory is over when it returns: launches run on streams that wait for no other.
     memory[:, :4].view(torch.int32).copy_(torch.full((users, 1), capacity, dtype=torch.int32))
+    # Launches run on streams that wait for no other; a copy from pageable memory is over when it returns, and with it
+    # all that stood before it on this stream.
     return memory, torch.tensor([state.data_ptr() for state in memory], dtype=torch.int64, device=device)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from flame.engine.kernels.climber_head.sources import GROUP_THREADS, SHARED, STATIC, headers, source
-from flame.engine.kernels.climber_stack.packing import columns_first
+from flame.engine.kernels.climber_head.stages import fp32, matrix
 from flame.engine.kernels.experts.sizes import ExpertSizes
 from flame.engine.kernels.kernel import CudaKernel, Runtime
+from flame.engine.kernels.processors import HOPPER
 from flame.engine.kernels.towers import sigmoid_bits
 
 _LAUNCH = struct.Struct("6q6i")
@@ -67,7 +68,7 @@ def tiles(sizes: ExpertSizes) -> tuple[ExpertTile, ...]:
 class ClimberExperts:
     """Experts, gates and towers of one model: one launch, or two where experts are shared by several CTAs."""
 
-    def __init__(self, sizes: ExpertSizes, processors: int = 132, *, tile: ExpertTile | None = None) -> None:
+    def __init__(self, sizes: ExpertSizes, processors: int = HOPPER, *, tile: ExpertTile | None = None) -> None:
         """`processors` decides how many CTAs share the experts; `tile` is for tests and measurements."""
         assert experts_fit(sizes), f"these sizes are for other kernels: {sizes}"
         self.sizes = sizes
@@ -181,15 +182,15 @@ def _experts(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     for expert in range(_EXPERTS):
         for start in range(0, hidden, _CHUNK):
             units = slice(start, start + _CHUNK)
-            stages += [_matrix(first[expert, units]), _fp32(first_bias[expert, units])]
-            stages += [_matrix(second[expert, :, units]), _fp32(second_bias[expert] * (start == 0))]
+            stages += [matrix(first[expert, units]), fp32(first_bias[expert, units])]
+            stages += [matrix(second[expert, :, units]), fp32(second_bias[expert] * (start == 0))]
     return stages
 
 
 def _gates(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     """8 columns a task."""
     weight, bias = own["gates.weight"].reshape(-1, sizes.inputs), own["gates.bias"].reshape(1, -1)
-    return [_matrix(_sized(weight, _CHUNK, sizes.inputs)), _fp32(_sized(bias, 1, _CHUNK))]
+    return [matrix(_sized(weight, _CHUNK, sizes.inputs)), fp32(_sized(bias, 1, _CHUNK))]
 
 
 def _towers(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
@@ -200,19 +201,10 @@ def _towers(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     for task in range(sizes.tasks):
         vectors = (_sized(vector[task : task + 1], 1, _DIM) for vector in (bias, out))
         last = _sized(own["towers.out.bias"].reshape(-1, 1)[task : task + 1], 1, 4)
-        stages += [_matrix(hidden[task]), *map(_fp32, (*vectors, last))]
+        stages += [matrix(hidden[task]), *map(fp32, (*vectors, last))]
     return stages
 
 
 def _sized(tensor: Tensor, rows: int, columns: int) -> Tensor:
     """Zeros behind the last two dimensions, up to these sizes."""
     return torch.nn.functional.pad(tensor, (0, columns - tensor.shape[-1], 0, rows - tensor.shape[-2]))
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    """`[columns, inputs]` as the bytes of a product's matrix."""
-    return columns_first(weight.t()[None]).flatten()
-
-
-def _fp32(vector: Tensor) -> Tensor:
-    return vector.float().contiguous().flatten().view(torch.uint8)

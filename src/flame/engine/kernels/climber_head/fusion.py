@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from flame.engine.kernels.climber_head.sources import GROUP_THREADS, SHARED, STATIC, headers, source
-from flame.engine.kernels.climber_stack.packing import columns_first
+from flame.engine.kernels.climber_head.stages import fp32, matrix
 from flame.engine.kernels.fusion import FusionWork
 from flame.engine.kernels.fusion.sizes import FusionSizes
 from flame.engine.kernels.kernel import CudaKernel, Runtime
+from flame.engine.kernels.processors import HOPPER
 
 _LAUNCH = struct.Struct("7q5i4x")
 _LOG2_E = 1.4426950408889634
 _CHUNK = 64
 _HEAD = 32
+_MOST_CHUNKS = 6
+"""Of hidden units: the loop over them is unrolled, and with more its values leave the registers."""
 _GROUP_CANDIDATES = 32
 _MOST_SLOTS = 12
 _SQUEEZED = (16, 32, 48, 64, 96)
@@ -28,7 +31,7 @@ _SQUEEZED = (16, 32, 48, 64, 96)
 def fusion_fits(sizes: FusionSizes) -> bool:
     """Whether `ClimberFusion` is for these sizes."""
     narrow = sizes.head == _HEAD and sizes.heads <= 3 and _squeezed(sizes) in _SQUEEZED
-    return narrow and sizes.blocks == 2 and sizes.ffn % _CHUNK == 0
+    return narrow and sizes.blocks == 2 and sizes.ffn % _CHUNK == 0 and sizes.ffn <= _MOST_CHUNKS * _CHUNK
 
 
 class ClimberFusionWeights(NamedTuple):
@@ -41,7 +44,7 @@ class ClimberFusionWeights(NamedTuple):
 class ClimberFusion:
     """The fusion of one model."""
 
-    def __init__(self, sizes: FusionSizes, processors: int = 132) -> None:
+    def __init__(self, sizes: FusionSizes, processors: int = HOPPER) -> None:
         """`processors` decides how many rows a CTA takes."""
         assert fusion_fits(sizes), f"these sizes are for other kernels: {sizes}"
         self.sizes = sizes
@@ -133,7 +136,7 @@ def _heads(sizes: FusionSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     return [
         part
         for head in range(sizes.heads)
-        for part in (_matrix(weight[:, head].reshape(-1, sizes.dim)), _fp32(bias[:, head]))
+        for part in (matrix(weight[:, head].reshape(-1, sizes.dim)), fp32(bias[:, head]))
     ]
 
 
@@ -141,7 +144,7 @@ def _chunks(sizes: FusionSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     """Columns of the feed-forward net's first product, rows of its second, biases of the first."""
     first, second, bias = own["ffn_in.weight"][0], own["ffn_out.weight"][0], own["ffn_in.bias"][0]
     units = [slice(start, start + _CHUNK) for start in range(0, sizes.ffn, _CHUNK)]
-    return [part for unit in units for part in (_matrix(first[unit]), _matrix(second[:, unit]), _fp32(bias[unit]))]
+    return [part for unit in units for part in (matrix(first[unit]), matrix(second[:, unit]), fp32(bias[unit]))]
 
 
 def _gate(sizes: FusionSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
@@ -151,18 +154,9 @@ def _gate(sizes: FusionSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
     excite = torch.nn.functional.pad(own["excite.weight"], (0, more)).view(sizes.blocks, sizes.dim, -1)
     vectors = (own["ffn_out.bias"][0], own["norm.weight"][0], own["norm.bias"][0])
     return [
-        _matrix(squeeze),
-        _fp32(torch.nn.functional.pad(own["squeeze.bias"], (0, more))),
-        *map(_fp32, vectors),
-        _matrix(torch.cat([*excite], 1)),
-        _fp32(own["excite.bias"]),
+        matrix(squeeze),
+        fp32(torch.nn.functional.pad(own["squeeze.bias"], (0, more))),
+        *map(fp32, vectors),
+        matrix(torch.cat([*excite], 1)),
+        fp32(own["excite.bias"]),
     ]
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    """`[columns, inputs]` as the bytes of a product's matrix."""
-    return columns_first(weight.t()[None]).flatten()
-
-
-def _fp32(vector: Tensor) -> Tensor:
-    return vector.float().contiguous().flatten().view(torch.uint8)

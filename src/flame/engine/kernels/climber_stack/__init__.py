@@ -29,6 +29,7 @@ from flame.engine.kernels.climber_stack.packing import pack
 from flame.engine.kernels.climber_stack.sizes import MOST_PAIRS, StackHeader, StackSizes, unsupported
 from flame.engine.kernels.climber_stack.variants import VARIANTS, Mode, Variant, choose, possible
 from flame.engine.kernels.kernel import CudaKernel, Runtime
+from flame.engine.kernels.processors import processors_of
 
 __all__ = ["ClimberStack", "Mode", "StackHeader", "StackScratch", "StackSizes", "Variant", "kernels", "unsupported"]
 
@@ -82,7 +83,7 @@ class ClimberStack:
         self._packed = type(self._packed)(*(tensor.to(runtime.device) for tensor in self._packed))
         self._kernels = {variant: variant.kernel(sizes, header) for variant in VARIANTS if variant.fits(sizes)}
         self._concurrent = concurrent
-        self._processors = processors or _processors(runtime.device)
+        self._processors = processors or processors_of(runtime.device)
 
     def kernels(self) -> tuple[CudaKernel, ...]:
         """One per variant."""
@@ -120,6 +121,9 @@ class ClimberStack:
         assert pairs <= MOST_PAIRS, f"{users} users with {self.sizes.blocks} blocks; at most {MOST_PAIRS} pairs"
         assert scratch.words >= self.sizes.scratch_words(users), f"scratch was not made for {users} users"
         chosen = variant or self.variants(mode, users, events, candidates)[0]
+        grid = pairs * _tiles(chosen, mode, events, candidates)
+        if not grid:
+            return
         argument = _LAUNCH.pack(
             *(tensor.data_ptr() for tensor in (x, *self._packed, header, states, scratch.next())),
             self._header.words,
@@ -128,9 +132,7 @@ class ClimberStack:
             events + candidates,
             _MODES[mode],
         )
-        grid = pairs * _tiles(chosen, mode, events, candidates)
-        if grid:
-            self._runtime.launch(self._kernels[chosen], (grid,), argument)
+        self._runtime.launch(self._kernels[chosen], (grid,), argument)
 
 
 def _tiles(variant: Variant, mode: Mode, events: int, candidates: int) -> int:
@@ -138,10 +140,3 @@ def _tiles(variant: Variant, mode: Mode, events: int, candidates: int) -> int:
     strip = 16 * variant.tiles
     strips = (0 if mode == "score" else -(-events // strip)) + (0 if mode == "encode" else -(-candidates // strip))
     return -(-strips * strip // variant.rows)
-
-
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 132
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count

@@ -13,6 +13,8 @@ so:
 
 Before it waits a kernel may read what no kernel of a launch writes: weights, and the packed words and addresses of
 states, which a copy wrote. Only a kernel follows a kernel in this way, so the copy was complete when the first began.
+It may also read what the last kernel but one has written, as that one is complete: a stack that scores looks at the
+lengths in states, between which and any encode there is a launch of tokens.
 
 To let the kernel behind begin early does not always pay: its programs take what places are free at that time, several
 on one multiprocessor where one on each would have been faster. So it is done by small kernels, and before kernels that

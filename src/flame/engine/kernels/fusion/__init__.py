@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flame.engine.kernels.fusion.sizes import FusionSizes
+from flame.engine.kernels.fusion.sizes import ROWS, FusionSizes
 from flame.engine.kernels.fusion.triton import fusion
 from flame.engine.kernels.kernel import Runtime, TritonKernel
 
@@ -109,7 +109,7 @@ def _kernel(sizes: FusionSizes, pointer: str) -> TritonKernel:
             "HEADER_WORDS": sizes.header_words,
             "SCENARIO_WORD": sizes.scenario_word,
             "COUNT_WORD": sizes.count_word,
-            "ROWS": sizes.rows,
+            "ROWS": ROWS,
             "TILE": sizes.tile,
         },
         warps=4,

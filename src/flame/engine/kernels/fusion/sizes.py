@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_ROWS = 64
+ROWS = 64
+"""Of a tile: all blocks of some candidates."""
 _FFN_CHUNK = 64
 _MOST_COLUMNS = 128
 _MOST_BLOCKS = 4
@@ -27,7 +28,6 @@ class FusionSizes(NamedTuple):
     header_words: int
     scenario_word: int = 0
     count_word: int = 1
-    rows: int = _ROWS
 
     @property
     def width(self) -> int:
@@ -62,7 +62,7 @@ class FusionSizes(NamedTuple):
     @property
     def tile(self) -> int:
         """Candidates of a program of the small kernel, which has all their blocks."""
-        return self.rows // self.blocks_padded
+        return ROWS // self.blocks_padded
 
     @property
     def small(self) -> bool:

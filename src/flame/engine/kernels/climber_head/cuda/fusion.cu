@@ -247,7 +247,7 @@ struct Fusion {
     hold(gates);
     ring.release(lane);
   }
-  // A sigmoid by one instruction of the unit that makes exponentials; a result in bf16 does not see the rest
+  // A sigmoid by one instruction of the unit that makes exponentials, within 2.4e-4
   static DEVICE float gate(float v) { return __fmaf_rn(rough_tanh(0.5f * v), 0.5f, 0.5f); }
   DEVICE void store(const float (&c)[TILES][4], const float (&gates)[TILES][4]) const {
     if (candidate >= count) return;

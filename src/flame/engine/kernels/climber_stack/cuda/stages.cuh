@@ -6,10 +6,9 @@
 #include "ring.cuh"
 #include "tiles.cuh"
 
-// HEADS_TOGETHER: where keys of the first head are in memory, so are the others'.
-// WHOLE_CHUNKS: behind the last keys and values of a history its first are sent again, so that a stage has 128 of which all
-// are numbers.
-template <bool HEADS_TOGETHER, bool WHOLE_CHUNKS = false>
+// HEADS_TOGETHER, of a team: where keys of the first head are in memory, so are the others'. Not so of a warpgroup, which
+// multiplies 128 keys: behind the last keys and values of a history its first are sent again, so that all are numbers.
+template <bool HEADS_TOGETHER>
 DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, const Ring& ring) {
   Position p;
   const int units = t.units(), chunks = up(units, CHUNK), head_stride = t.capacity * (UNIT_BYTES / UNIT);
@@ -38,7 +37,7 @@ DEVICE void send_stages(const Launch& g, const Tile& t, bool queries_first, cons
           }
           const char* first = keys + h * head_stride;
           const int left = min(CHUNK, units - c * CHUNK);
-          if (WHOLE_CHUNKS)
+          if (!HEADS_TOGETHER)
             ring.fill_whole(p, first + c * (CHUNK * UNIT_BYTES), left, first, units);
           else
             ring.fill(p, first + c * (CHUNK * UNIT_BYTES), left * UNIT_BYTES);

@@ -1,7 +1,6 @@
 // All layers in one launch, for many rows: every warpgroup (four warps) owns a strip of 64 rows from the first layer to the
 // last, its products are those of a warpgroup.
-//   GROUPS, SLOTS, PIECE (keys whose logits are made together), RESIDENT (CTAs a multiprocessor), REGISTERS (of the warps
-//   that compute)
+//   GROUPS, SLOTS, PIECE (keys whose logits are made together), REGISTERS (of the warps that compute)
 // A CTA is GROUPS warpgroups that compute and one that needs few registers: one of its warps fills the ring, one tells other
 // CTAs that the keys of a layer are in memory. Within a strip all four warps go the same way, live rows or not; a warp by
 // itself has 16 of the rows.
@@ -178,7 +177,7 @@ extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP_WARPS * LANES,
     const bool queries_first = !t.any_candidates;
     if (warp >= WARPS) {
       lower_registers<24>();
-      if (warp == WARPS && lane == 0) send_stages<false, true>(g, t, queries_first, ring);
+      if (warp == WARPS && lane == 0) send_stages<false>(g, t, queries_first, ring);
       if (warp == WARPS + 1 && lane == 0 && t.any_history)
         for (int layer = 0; layer < LAYERS; layer++)
           for (int h = 0; h < HEADS; h++) {
