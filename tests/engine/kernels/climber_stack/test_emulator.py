@@ -29,7 +29,7 @@ FAULTS = {
     "strides of the values' matrices exchanged": Fault(
         "wide_products.cuh", "b(values, HALF_UNIT, MATRIX)", "b(values, MATRIX, HALF_UNIT)"
     ),
-    "nothing behind the last keys": Fault("stages.cuh", "if (WHOLE_CHUNKS)", "if (false)"),
+    "nothing behind the last keys": Fault("stages.cuh", "if (!HEADS_TOGETHER)", "if (false)"),
     "keys that are not live": Fault("wide_products.cuh", "if (LAST && left < CHUNK * UNIT) mask", "if (false) mask"),
 }
 
