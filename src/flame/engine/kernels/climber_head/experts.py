@@ -9,19 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flame.engine.kernels.climber_head.expert_stages import CHUNK, DIM, EXPERTS, PAIR, hidden_units, stages
 from flame.engine.kernels.climber_head.sources import GROUP_THREADS, SHARED, STATIC, headers, source
-from flame.engine.kernels.climber_head.stages import fp32, matrix
 from flame.engine.kernels.experts.sizes import ExpertSizes
 from flame.engine.kernels.kernel import CudaKernel, Runtime
 from flame.engine.kernels.processors import HOPPER
 from flame.engine.kernels.towers import sigmoid_bits
 
 _LAUNCH = struct.Struct("6q6i")
-_EXPERTS = 8
-_DIM = 64
-_CHUNK = 64
-_PAIR = 2 * _CHUNK
-"""Hidden units of which the outputs are one sum."""
 _UNIT = 16
 _GROUP_ROWS = 64
 _MOST_ROWS = 128
@@ -34,7 +29,7 @@ _MOST_SLOTS = 6
 def experts_fit(sizes: ExpertSizes) -> bool:
     """Whether `ClimberExperts` is for these sizes."""
     narrow = sizes.inputs % 32 == 0 and sizes.inputs <= _MOST_INPUTS and sizes.tasks <= _MOST_TASKS
-    return narrow and sizes.experts == _EXPERTS and max(sizes.dim, sizes.tower_hidden) <= _DIM
+    return narrow and sizes.experts == EXPERTS and max(sizes.dim, sizes.tower_hidden) <= DIM
 
 
 class ExpertTile(NamedTuple):
@@ -49,11 +44,11 @@ class ExpertTile(NamedTuple):
 
     def parts(self, sizes: ExpertSizes) -> int:
         """Parts of an expert's outputs that are added by who mixes them."""
-        return _hidden(sizes) // _PAIR if self.split > _EXPERTS else 1
+        return hidden_units(sizes) // PAIR if self.split > EXPERTS else 1
 
     def fits(self, sizes: ExpertSizes) -> bool:
         """Whether all CTAs have as much to do."""
-        return _EXPERTS * _hidden(sizes) // _PAIR % self.split == 0
+        return EXPERTS * hidden_units(sizes) // PAIR % self.split == 0
 
 
 _TILES = tuple(ExpertTile(*tile) for tile in ((1, 32), (1, 16), (1, 8), (2, 8), (2, 4), (2, 2), (2, 1)))
@@ -85,13 +80,13 @@ class ClimberExperts:
         """The stages of all products, uint8, from the tensors of an expert head by its own names."""
         assert dtype == torch.bfloat16, "the kernel multiplies bf16"
         own = {name: tensor.detach().cpu().float() for name, tensor in weights.items()}
-        return torch.cat([*_experts(self.sizes, own), *_gates(self.sizes, own), *_towers(self.sizes, own)]).to(device)
+        return stages(self.sizes, own).to(device)
 
     def work(self, users: int, candidates: int, device: torch.device) -> Tensor:
         """What the experts leave to the towers, for launches of up to `candidates` rows per user."""
         tile = self._tile(users, candidates)
-        outputs = _EXPERTS * tile.parts(self.sizes) if tile.split > 1 else 0
-        return torch.empty(users, _units(candidates), outputs, _UNIT, _DIM, dtype=torch.bfloat16, device=device)
+        outputs = EXPERTS * tile.parts(self.sizes) if tile.split > 1 else 0
+        return torch.empty(users, _units(candidates), outputs, _UNIT, DIM, dtype=torch.bfloat16, device=device)
 
     def launch(
         self, runtime: Runtime, weights: Tensor, work: Tensor, words: Tensor, wide: Tensor, scores: Tensor
@@ -119,9 +114,9 @@ class ClimberExperts:
 
 
 def _experts_kernel(sizes: ExpertSizes, tile: ExpertTile) -> CudaKernel:
-    first = 2 * sizes.inputs * _CHUNK + 4 * _CHUNK
-    tower = 2 * _CHUNK * _DIM + 8 * _DIM + 16
-    outputs = tile.rows * _EXPERTS * _DIM * 2 if tile.split == 1 else 0
+    first = 2 * sizes.inputs * CHUNK + 4 * CHUNK
+    tower = 2 * CHUNK * DIM + 8 * DIM + 16
+    outputs = tile.rows * EXPERTS * DIM * 2 if tile.split == 1 else 0
     slots = min(_MOST_SLOTS, (SHARED - STATIC - outputs) // (first + tower))
     return CudaKernel(
         name=f"climber-experts-{tile.groups}-{tile.split}",
@@ -143,7 +138,7 @@ def _towers_kernel(sizes: ExpertSizes, parts: int) -> CudaKernel:
         source=source("towers.cu"),
         entry="climber_towers",
         signature={"launch": "bytes"},
-        defines=_defines(sizes) | {"SPLIT": _EXPERTS * parts},
+        defines=_defines(sizes) | {"SPLIT": EXPERTS * parts},
         threads=2 * GROUP_THREADS,
         shared=0,
         headers=headers(),
@@ -154,7 +149,7 @@ def _towers_kernel(sizes: ExpertSizes, parts: int) -> CudaKernel:
 def _defines(sizes: ExpertSizes) -> dict[str, int]:
     return {
         "INPUTS": sizes.inputs,
-        "HIDDEN": _hidden(sizes),
+        "HIDDEN": hidden_units(sizes),
         "TASKS": sizes.tasks,
         "SIGMOIDS": sigmoid_bits(sizes.sigmoids),
         "HEADER_COUNT": sizes.count_word,
@@ -164,47 +159,3 @@ def _defines(sizes: ExpertSizes) -> dict[str, int]:
 def _units(candidates: int) -> int:
     """Of 16 rows, in whole tiles."""
     return -(-candidates // _MOST_ROWS) * _MOST_ROWS // _UNIT
-
-
-def _hidden(sizes: ExpertSizes) -> int:
-    """Hidden units of an expert, padded to whole pairs of chunks."""
-    return -(-sizes.hidden // _PAIR) * _PAIR
-
-
-def _experts(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
-    """Chunk after chunk of every expert: first product and its biases, second product and what its sum starts from."""
-    hidden = _hidden(sizes)
-    first = _sized(own["experts_in.weight"], hidden, sizes.inputs)
-    first_bias = _sized(own["experts_in.bias"], _EXPERTS, hidden)
-    second = _sized(own["experts_out.weight"], _DIM, hidden)
-    second_bias = _sized(own["experts_out.bias"], _EXPERTS, _DIM)
-    stages = []
-    for expert in range(_EXPERTS):
-        for start in range(0, hidden, _CHUNK):
-            units = slice(start, start + _CHUNK)
-            stages += [matrix(first[expert, units]), fp32(first_bias[expert, units])]
-            stages += [matrix(second[expert, :, units]), fp32(second_bias[expert] * (start == 0))]
-    return stages
-
-
-def _gates(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
-    """8 columns a task."""
-    weight, bias = own["gates.weight"].reshape(-1, sizes.inputs), own["gates.bias"].reshape(1, -1)
-    return [matrix(_sized(weight, _CHUNK, sizes.inputs)), fp32(_sized(bias, 1, _CHUNK))]
-
-
-def _towers(sizes: ExpertSizes, own: Mapping[str, Tensor]) -> list[Tensor]:
-    """Of a task the first product, its biases, the output weights and bias."""
-    hidden = _sized(own["towers.hidden.weight"], _DIM, _DIM)
-    bias, out = own["towers.hidden.bias"], own["towers.out.weight"].reshape(sizes.tasks, -1)
-    stages = []
-    for task in range(sizes.tasks):
-        vectors = (_sized(vector[task : task + 1], 1, _DIM) for vector in (bias, out))
-        last = _sized(own["towers.out.bias"].reshape(-1, 1)[task : task + 1], 1, 4)
-        stages += [matrix(hidden[task]), *map(fp32, (*vectors, last))]
-    return stages
-
-
-def _sized(tensor: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros behind the last two dimensions, up to these sizes."""
-    return torch.nn.functional.pad(tensor, (0, columns - tensor.shape[-1], 0, rows - tensor.shape[-2]))
