@@ -1,4 +1,4 @@
-// Attention of MT tiles of 16 rows to one head's keys, 16 keys at a time from the first on.
+// Attention of 16 rows to one head's keys, 16 keys at a time from the first on.
 //
 // Weights are 2^(s - shift). The shift of a row is its logit with one key that is at hand before the others': a candidate's
 // own, or for an event that of the first of its 16 rows; and 0 where that is near 0, as nearly all are. It takes away what a
@@ -15,37 +15,28 @@ constexpr float NEAR = 24.f;
 #define NOTHING __int_as_float(0xff800000)  // minus infinity
 constexpr u32 ONES = 0x3f803f80;            // two bf16
 
-template <int MT>
 struct Attention {
-  float out[MT][4][4];    // sum of p v; a candidate's starts with its own
-  float total[MT][4];     // sum of p, as an accumulator: its columns are the same
-  float start[MT][4];     // minus the shift, as an accumulator of logits starts
+  float out[4][4];    // sum of p v; a candidate's starts with its own
+  float total[1][4];  // sum of p, as an accumulator of 8 columns, which are the same
+  float start[4];     // minus the shift, as an accumulator of logits starts
 
   DEVICE void init() {
+    total[0][0] = total[0][1] = total[0][2] = total[0][3] = 0.f;
 #pragma unroll
-    for (int m = 0; m < MT; m++) {
-      total[m][0] = total[m][1] = total[m][2] = total[m][3] = 0.f;
-#pragma unroll
-      for (int j = 0; j < 4; j++) out[m][j][0] = out[m][j][1] = out[m][j][2] = out[m][j][3] = 0.f;
-    }
+    for (int j = 0; j < 4; j++) out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0.f;
   }
-  DEVICE void shift(const float (&logits)[MT][2]) {
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
-      start[m][0] = start[m][1] = fabsf(logits[m][0]) > NEAR ? -logits[m][0] : 0.f;
-      start[m][2] = start[m][3] = fabsf(logits[m][1]) > NEAR ? -logits[m][1] : 0.f;
-    }
+  DEVICE void shift(const float (&logits)[2]) {
+    start[0] = start[1] = fabsf(logits[0]) > NEAR ? -logits[0] : 0.f;
+    start[2] = start[3] = fabsf(logits[1]) > NEAR ? -logits[1] : 0.f;
   }
   // `out` is the rows' own values, which get these weights
-  DEVICE void start_with_own(const float (&weights)[MT][2]) {
+  DEVICE void start_with_own(const float (&weights)[2]) {
 #pragma unroll
-    for (int m = 0; m < MT; m++)
+    for (int i = 0; i < 4; i++) {
+      total[0][i] = weights[i >> 1];
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        total[m][i] = weights[m][i >> 1];
-#pragma unroll
-        for (int j = 0; j < 4; j++) out[m][j][i] = __fmul_rn(out[m][j][i], weights[m][i >> 1]);
-      }
+      for (int j = 0; j < 4; j++) out[j][i] = __fmul_rn(out[j][i], weights[i >> 1]);
+    }
   }
 };
 
@@ -66,28 +57,22 @@ DEVICE void logit_of_itself(float (&logits)[2], const u32 (&q)[2][4], const floa
   }
 }
 // Candidates' own values into `out`, and their logits with themselves, after the shift
-template <int MT, bool SHARED = true>
-DEVICE void own_keys_and_values(Attention<MT>& a, float (&own)[MT][2], const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4],
+template <bool SHARED = true>
+DEVICE void own_keys_and_values(Attention& a, float (&own)[2], const u32 (&q)[2][4], const u32 (&x)[STEPS][4],
                                 const char* w, int lane) {
-  float k[MT][4][4];
-  project_keys<MT, SHARED>(k, x, w, lane);
-#pragma unroll
-  for (int m = 0; m < MT; m++) logit_of_itself(own[m], q[m], k[m]);
+  float k[4][4];
+  project_keys<SHARED>(k, x, w, lane);
+  logit_of_itself(own, q, k);
   a.shift(own);
 #pragma unroll
-  for (int m = 0; m < MT; m++)
-#pragma unroll
-    for (int r = 0; r < 2; r++) own[m][r] = __fadd_rn(own[m][r], a.start[m][2 * r]);
-  project_values<MT, SHARED>(a.out, x, w, lane);
+  for (int r = 0; r < 2; r++) own[r] = __fadd_rn(own[r], a.start[2 * r]);
+  project_values<SHARED>(a.out, x, w, lane);
 }
-template <int MT>
-DEVICE void attend_itself(Attention<MT>& a, const u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
-  float own[MT][2];
-  own_keys_and_values<MT>(a, own, q, x, w, lane);
+DEVICE void attend_itself(Attention& a, const u32 (&q)[2][4], const u32 (&x)[STEPS][4], const char* w, int lane) {
+  float own[2];
+  own_keys_and_values(a, own, q, x, w, lane);
 #pragma unroll
-  for (int m = 0; m < MT; m++)
-#pragma unroll
-    for (int r = 0; r < 2; r++) own[m][r] = power_of_two(own[m][r]);
+  for (int r = 0; r < 2; r++) own[r] = power_of_two(own[r]);
   a.start_with_own(own);
 }
 
@@ -155,42 +140,34 @@ struct Rows {
   }
 };
 
-template <int MT, bool MASKED>
-DEVICE void attend_unit(Attention<MT>& a, const u32 (&q)[MT][2][4], const Rows& unit, int keys, int lane) {
+template <bool MASKED>
+DEVICE void attend_unit(Attention& a, const u32 (&q)[2][4], const Rows& unit, int keys, int lane) {
   const uint4 k0 = load_matrices(unit.keys), k1 = load_matrices(unit.keys + HALF_UNIT);
   const uint4 v0 = load_transposed(unit.values), v1 = load_transposed(unit.values + 2 * MATRIX);
-  u32 p[MT][4];
-#pragma unroll
-  for (int m = 0; m < MT; m++) {
-    float s0[4], s1[4];
-    logits<MASKED>(s0, s1, q[m], k0, k1, a.start[m], keys, lane);
-    weigh(p[m], s0, s1);
-  }
-#pragma unroll
-  for (int m = 0; m < MT; m++) add_values(a.out[m], a.total[m], p[m], v0, v1);
+  u32 p[4];
+  float s0[4], s1[4];
+  logits<MASKED>(s0, s1, q, k0, k1, a.start, keys, lane);
+  weigh(p, s0, s1);
+  add_values(a.out, a.total[0], p, v0, v1);
 }
 
 // A full stage of keys and values in shared memory
-template <int MT, int UNROLLED>
-DEVICE void attend(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* kv, int lane) {
+template <int UNROLLED>
+DEVICE void attend(Attention& a, const u32 (&q)[2][4], const char* kv, int lane) {
   Rows p(kv, lane);
 #pragma unroll UNROLLED
-  for (int t = 0; t < CHUNK; t++, p.next()) attend_unit<MT, false>(a, q, p, UNIT, lane);
+  for (int t = 0; t < CHUNK; t++, p.next()) attend_unit<false>(a, q, p, UNIT, lane);
 }
 // The last stage, of which `keys` are live
-template <int MT>
-DEVICE void attend_rest(Attention<MT>& a, const u32 (&q)[MT][2][4], const char* kv, int keys, int lane) {
+DEVICE void attend_rest(Attention& a, const u32 (&q)[2][4], const char* kv, int keys, int lane) {
   Rows p(kv, lane);
 #pragma unroll 1
-  for (; keys > 0; keys -= UNIT, p.next()) attend_unit<MT, true>(a, q, p, keys, lane);
+  for (; keys > 0; keys -= UNIT, p.next()) attend_unit<true>(a, q, p, keys, lane);
 }
 
-template <int MT>
-DEVICE void row_totals(float (&sums)[MT][2], const Attention<MT>& a) {
+DEVICE void row_totals(float (&sums)[2], const Attention& a) {
 #pragma unroll
-  for (int m = 0; m < MT; m++)
-#pragma unroll
-    for (int r = 0; r < 2; r++) sums[m][r] = a.total[m][2 * r];
+  for (int r = 0; r < 2; r++) sums[r] = a.total[0][2 * r];
 }
 DEVICE bool in_range(float total) { return total > LEAST_TOTAL && total < MOST_TOTAL; }
 

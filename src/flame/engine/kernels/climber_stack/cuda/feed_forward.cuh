@@ -3,36 +3,26 @@
 #include "projection.cuh"
 
 // 16 hidden columns, as an A fragment of the second product
-template <int MT>
-DEVICE void hidden(u32 (&g)[MT][4], const u32 (&y)[MT][STEPS][4], const char* w, const char* bias, int lane) {
-  float c[MT][2][4];
+DEVICE void hidden(u32 (&g)[4], const u32 (&y)[STEPS][4], const char* w, const char* bias, int lane) {
+  float c[2][4];
 #pragma unroll
   for (int t = 0; t < 2; t++) {
     const float2 b = reinterpret_cast<const float2*>(bias + t * 32)[lane & 3];
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
-      c[m][t][0] = c[m][t][2] = b.x;
-      c[m][t][1] = c[m][t][3] = b.y;
-    }
+    c[t][0] = c[t][2] = b.x;
+    c[t][1] = c[t][3] = b.y;
   }
 #pragma unroll
   for (int k = 0; k < HEADS; k++)
 #pragma unroll
     for (int t = 0; t < 2; t++) {
       const uint4 v = fragments<true>(w + (t * HEADS + k) * (4 * MATRIX), lane);
-#pragma unroll
-      for (int m = 0; m < MT; m++) {
-        mma(c[m][t], y[m][2 * k], v.x, v.y);
-        mma(c[m][t], y[m][2 * k + 1], v.z, v.w);
-      }
+      mma(c[t], y[2 * k], v.x, v.y);
+      mma(c[t], y[2 * k + 1], v.z, v.w);
     }
-#pragma unroll
-  for (int m = 0; m < MT; m++) {
-    g[m][0] = pack_relu(c[m][0][0], c[m][0][1]);
-    g[m][1] = pack_relu(c[m][0][2], c[m][0][3]);
-    g[m][2] = pack_relu(c[m][1][0], c[m][1][1]);
-    g[m][3] = pack_relu(c[m][1][2], c[m][1][3]);
-  }
+  g[0] = pack_relu(c[0][0], c[0][1]);
+  g[1] = pack_relu(c[0][2], c[0][3]);
+  g[2] = pack_relu(c[1][0], c[1][1]);
+  g[3] = pack_relu(c[1][2], c[1][3]);
 }
 
 // Parts of a stage: weights and bias of step s (16 hidden columns), weights of the second product, behind them the norm's

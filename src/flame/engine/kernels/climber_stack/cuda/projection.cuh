@@ -1,4 +1,4 @@
-// Queries, keys and values of MT tiles of 16 rows, one head at a time.
+// Queries, keys and values of 16 rows, one head at a time.
 #pragma once
 #include "rows.cuh"
 
@@ -11,38 +11,32 @@ DEVICE uint4 fragments(const char* from, int lane) {
 }
 
 // 32 columns: bias first, then the columns of x in order. `w` is in shared or in global memory.
-template <int MT, bool SHARED = true>
-DEVICE void project(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, const char* bias, int lane) {
+template <bool SHARED = true>
+DEVICE void project(float (&acc)[4][4], const u32 (&x)[STEPS][4], const char* w, const char* bias, int lane) {
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const float2 b = reinterpret_cast<const float2*>(bias + j * 32)[lane & 3];
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
-      acc[m][j][0] = acc[m][j][2] = b.x;
-      acc[m][j][1] = acc[m][j][3] = b.y;
-    }
+    acc[j][0] = acc[j][2] = b.x;
+    acc[j][1] = acc[j][3] = b.y;
   }
 #pragma unroll
   for (int k = 0; k < HEADS; k++)
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       const uint4 v = fragments<SHARED>(w + (j * HEADS + k) * (4 * MATRIX), lane);
-#pragma unroll
-      for (int m = 0; m < MT; m++) {
-        mma(acc[m][j], x[m][2 * k], v.x, v.y);
-        mma(acc[m][j], x[m][2 * k + 1], v.z, v.w);
-      }
+      mma(acc[j], x[2 * k], v.x, v.y);
+      mma(acc[j], x[2 * k + 1], v.z, v.w);
     }
 }
 
 // Where a head's parts stand behind its keys' weights
-template <int MT, bool SHARED = true>
-DEVICE void project_keys(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
-  project<MT, SHARED>(acc, x, w, w + 2 * PROJECTION, lane);
+template <bool SHARED = true>
+DEVICE void project_keys(float (&acc)[4][4], const u32 (&x)[STEPS][4], const char* w, int lane) {
+  project<SHARED>(acc, x, w, w + 2 * PROJECTION, lane);
 }
-template <int MT, bool SHARED = true>
-DEVICE void project_values(float (&acc)[MT][4][4], const u32 (&x)[MT][STEPS][4], const char* w, int lane) {
-  project<MT, SHARED>(acc, x, w + PROJECTION, w + 2 * PROJECTION + BIAS, lane);
+template <bool SHARED = true>
+DEVICE void project_values(float (&acc)[4][4], const u32 (&x)[STEPS][4], const char* w, int lane) {
+  project<SHARED>(acc, x, w + PROJECTION, w + 2 * PROJECTION + BIAS, lane);
 }
 
 // Accumulators of 32 columns as two A fragments
@@ -76,10 +70,9 @@ DEVICE void scale_queries(u32 (&q)[2][4], float (&a)[4][4], float scale) {
     for (int i = 0; i < 4; i++) a[j][i] = __fmul_rn(a[j][i], scale);
   to_fragments(q, a);
 }
-template <int MT, bool SHARED = true>
-DEVICE void make_queries(u32 (&q)[MT][2][4], const u32 (&x)[MT][STEPS][4], const char* w, float scale, int lane) {
-  float a[MT][4][4];
-  project<MT, SHARED>(a, x, w, w + PROJECTION, lane);
-#pragma unroll
-  for (int m = 0; m < MT; m++) scale_queries(q[m], a[m], scale);
+template <bool SHARED = true>
+DEVICE void make_queries(u32 (&q)[2][4], const u32 (&x)[STEPS][4], const char* w, float scale, int lane) {
+  float a[4][4];
+  project<SHARED>(a, x, w, w + PROJECTION, lane);
+  scale_queries(q, a, scale);
 }

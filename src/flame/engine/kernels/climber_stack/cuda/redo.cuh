@@ -49,27 +49,27 @@ DEVICE void lower(float& top, float& factor, float& s0, float& s1, float& s2, fl
 // as the ring has moved on.
 __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool good0, bool good1) {
   const int lane = threadIdx.x % LANES;
-  u32 q[1][2][4];
-  Attention<1> a;
+  u32 q[2][4];
+  Attention a;
   float top[2] = {NOTHING, NOTHING};
   a.init();
   {
-    u32 x[1][STEPS][4];
-    get_strip<1>(x, rows.x);
-    make_queries<1, false>(q, x, rows.weights, rows.scale, lane);
+    u32 x[STEPS][4];
+    get_rows(x, rows.x);
+    make_queries<false>(q, x, rows.weights, rows.scale, lane);
     if (rows.candidates) {
-      float own[1][2];
-      own_keys_and_values<1, false>(a, own, q, x, rows.weights + QUERY_BYTES, lane);
-      top[0] = own[0][0];
-      top[1] = own[0][1];
-      own[0][0] = good0 ? power_of_two(top[0]) : 1.f;
-      own[0][1] = good1 ? power_of_two(top[1]) : 1.f;
+      float own[2];
+      own_keys_and_values<false>(a, own, q, x, rows.weights + QUERY_BYTES, lane);
+      top[0] = own[0];
+      top[1] = own[1];
+      own[0] = good0 ? power_of_two(top[0]) : 1.f;
+      own[1] = good1 ? power_of_two(top[1]) : 1.f;
       a.start_with_own(own);
     }
   }
   if (!rows.candidates) {
-    float shift[1][2];
-    logit_of_key(shift[0], q[0], first_key(rows.keys + rows.unit * UNIT_BYTES, lane));
+    float shift[2];
+    logit_of_key(shift, q, first_key(rows.keys + rows.unit * UNIT_BYTES, lane));
     a.shift(shift);
   }
   Unit unit, after, far;
@@ -81,7 +81,7 @@ __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool g
     if (left > 2 * UNIT) far.load(p + 2 * UNIT_BYTES);
     float s0[4], s1[4], factor[2];
     u32 weights[4];
-    logits<true>(s0, s1, q[0], unit.key_fragments(0), unit.key_fragments(1), a.start[0], left, lane);
+    logits<true>(s0, s1, q, unit.key_fragments(0), unit.key_fragments(1), a.start, left, lane);
     lower(top[0], factor[0], s0[0], s0[1], s1[0], s1[1], good0);
     lower(top[1], factor[1], s0[2], s0[3], s1[2], s1[3], good1);
 #pragma unroll
@@ -89,13 +89,13 @@ __device__ __noinline__ void redo(u32 (&y)[2][4], const HeadOfRows& rows, bool g
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) a.out[0][j][i] = __fmul_rn(a.out[0][j][i], factor[i >> 1]);
+      for (int i = 0; i < 4; i++) a.out[j][i] = __fmul_rn(a.out[j][i], factor[i >> 1]);
     weigh(weights, s0, s1);
-    add_values(a.out[0], a.total[0], weights, unit.value_fragments(0), unit.value_fragments(2));
+    add_values(a.out, a.total[0], weights, unit.value_fragments(0), unit.value_fragments(2));
     unit = after;
     after = far;
   }
-  float sums[1][2];
-  row_totals<1>(sums, a);
-  add_residual(y, a.out[0], sums[0], rows.x + 2 * rows.head * LANES);
+  float sums[2];
+  row_totals(sums, a);
+  add_residual(y, a.out, sums, rows.x + 2 * rows.head * LANES);
 }

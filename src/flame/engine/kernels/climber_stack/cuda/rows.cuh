@@ -51,8 +51,3 @@ DEVICE void put_rows(uint4* to, const u32 (&x)[STEPS][4]) {
 #pragma unroll
   for (int t = 0; t < STEPS; t++) put(to + LANES * t, x[t]);
 }
-template <int MT>
-DEVICE void get_strip(u32 (&x)[MT][STEPS][4], const uint4* from) {
-#pragma unroll
-  for (int m = 0; m < MT; m++) get_rows(x[m], from + m * TILE);
-}

@@ -53,15 +53,15 @@ struct Team {
         const int tile = part >> 1;
         if (history(tile)) {
           char* to = t.keys(layer, h) + (t.first + tile) * UNIT_BYTES;
-          u32 f[1][STEPS][4];
-          float a[1][4][4];
-          get_strip<1>(f, x_of(tile));
+          u32 f[STEPS][4];
+          float a[4][4];
+          get_rows(f, x_of(tile));
           if (part & 1) {
-            project_values<1>(a, f, w, lane);
-            store_values(to, a[0], lane);
+            project_values(a, f, w, lane);
+            store_values(to, a, lane);
           } else {
-            project_keys<1>(a, f, w, lane);
-            store_keys(to, a[0], lane);
+            project_keys(a, f, w, lane);
+            store_keys(to, a, lane);
           }
         }
       }
@@ -76,8 +76,8 @@ struct Team {
   DEVICE void attention(int layer, float scale, bool last) {
     const int head = warp % HEADS, tile = warp / HEADS;
     const bool candidates = !history(tile), active = tile < TILES && live(tile) && (candidates || !last);
-    Attention<1> a;
-    u32 q[1][2][4];
+    Attention a;
+    u32 q[2][4];
     a.init();
     const bool events = active && !candidates;
     const uint4 first = first_key(events ? t.keys(layer, head) + (t.first + tile) * UNIT_BYTES : g.weights, lane);
@@ -85,14 +85,14 @@ struct Team {
     for (int h = 0; h < HEADS; h++) {
       const char* w = ring.wait(place);
       if (active && h == head) {
-        u32 f[1][STEPS][4];
-        get_strip<1>(f, x_of(tile));
-        make_queries<1>(q, f, w, scale, lane);
+        u32 f[STEPS][4];
+        get_rows(f, x_of(tile));
+        make_queries(q, f, w, scale, lane);
         if (candidates) {
-          attend_itself<1>(a, q, f, w + QUERY_BYTES, lane);
+          attend_itself(a, q, f, w + QUERY_BYTES, lane);
         } else {
-          float shift[1][2];
-          logit_of_key(shift[0], q[0], first);
+          float shift[2];
+          logit_of_key(shift, q, first);
           a.shift(shift);
         }
       }
@@ -104,27 +104,27 @@ struct Team {
 #pragma unroll 1
       for (int h = 0; h < HEADS; h++) {
         const char* kv = ring.wait(place);
-        if (active && h == head) attend<1, 4>(a, q, kv, lane);
+        if (active && h == head) attend<4>(a, q, kv, lane);
         next();
       }
     if (left > 0)
 #pragma unroll 1
       for (int h = 0; h < HEADS; h++) {
         const char* kv = ring.wait(place);
-        if (active && h == head) attend_rest<1>(a, q, kv, left, lane);
+        if (active && h == head) attend_rest(a, q, kv, left, lane);
         next();
       }
     if (!active) return;
-    float sums[1][2];
+    float sums[2];
     u32 part[2][4];
-    row_totals<1>(sums, a);
-    const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
+    row_totals(sums, a);
+    const bool good0 = in_range(sums[0]), good1 = in_range(sums[1]);
     if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
       const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + head * HEAD_BYTES;
       const HeadOfRows rows{x_of(tile), w, t.keys(layer, head), t.length, head, t.first + tile, scale, candidates};
       redo(part, rows, good0, good1);
     } else {
-      add_residual(part, a.out[0], sums[0], x_of(tile) + 2 * head * LANES);
+      add_residual(part, a.out, sums, x_of(tile) + 2 * head * LANES);
     }
     put(y + tile * TILE + 2 * head * LANES + lane, part[0]);
     put(y + tile * TILE + (2 * head + 1) * LANES + lane, part[1]);
@@ -141,10 +141,10 @@ struct Team {
       const char* w = ring.wait(p);
 #pragma unroll
       for (int m = 0; m < TILES; m++) {
-        u32 f[1][STEPS][4], g16[1][4];
-        get_strip<1>(f, y + m * TILE + lane);
-        hidden<1>(g16, f, first_weights(w, s), first_bias(w, s), lane);
-        put(hidden_rows + m * HIDDEN_WORDS + step * LANES + lane, g16[0]);
+        u32 f[STEPS][4], g16[4];
+        get_rows(f, y + m * TILE + lane);
+        hidden(g16, f, first_weights(w, s), first_bias(w, s), lane);
+        put(hidden_rows + m * HIDDEN_WORDS + step * LANES + lane, g16);
       }
     }
   }

@@ -45,11 +45,11 @@ struct Wide : WideRows {
     }
   }
   // One head's queries with the own keys and values; events make those in vain, as all strips of a CTA have these weights
-  DEVICE void queries_with_own(u32 (&q)[2][4], Attention<1>& a, int layer, int h, float scale) {
+  DEVICE void queries_with_own(u32 (&q)[2][4], Attention& a, int layer, int h, float scale) {
     const uint4 first = key_of_unit(layer, h);
     const char* w = ring.wait(place);
     u32 f[STEPS][4];
-    float queries[4][4], own[8][4], half[4][4], logits[1][2], from_first[2];
+    float queries[4][4], own[8][4], half[4][4], logits[2], from_first[2];
     get_rows(f, x);
     start_from(queries, w + PROJECTION, lane);
     start_from(own, w + QUERY_BYTES + 2 * PROJECTION, lane);
@@ -62,25 +62,25 @@ struct Wide : WideRows {
     next();
     scale_queries(q, queries, scale);
     half_of_columns(half, own, 0);
-    logit_of_itself(logits[0], q, half);
+    logit_of_itself(logits, q, half);
     logit_of_key(from_first, q, first);
 #pragma unroll
-    for (int r = 0; r < 2; r++) logits[0][r] = history ? from_first[r] : logits[0][r];
+    for (int r = 0; r < 2; r++) logits[r] = history ? from_first[r] : logits[r];
     a.shift(logits);
     if (history) return;
-    half_of_columns(a.out[0], own, 1);
+    half_of_columns(a.out, own, 1);
 #pragma unroll
-    for (int r = 0; r < 2; r++) logits[0][r] = power_of_two(__fadd_rn(logits[0][r], a.start[0][2 * r]));
+    for (int r = 0; r < 2; r++) logits[r] = power_of_two(__fadd_rn(logits[r], a.start[2 * r]));
     a.start_with_own(logits);
   }
 
   // Columns of one head: y = attention + x, once more where rows left the range
-  DEVICE void finish_head(const Attention<1>& a, int layer, int h, float scale) {
-    float sums[1][2];
+  DEVICE void finish_head(const Attention& a, int layer, int h, float scale) {
+    float sums[2];
     u32 f[2][4];
-    row_totals<1>(sums, a);
-    add_residual(f, a.out[0], sums[0], part(x, h));
-    const bool good0 = in_range(sums[0][0]), good1 = in_range(sums[0][1]);
+    row_totals(sums, a);
+    add_residual(f, a.out, sums, part(x, h));
+    const bool good0 = in_range(sums[0]), good1 = in_range(sums[1]);
     if (__builtin_expect(__any_sync(~0u, !good0 | !good1), 0)) {
       const char* w = g.weights + (size_t)(layer * BLOCKS + t.block) * LAYER_BYTES + h * HEAD_BYTES;
       const HeadOfRows rows{x, w, t.keys(layer, h), t.length, h, unit(), scale, !history};
@@ -89,8 +89,8 @@ struct Wide : WideRows {
     put_part(h, f);
   }
   // Most rows have no shift, and logits without one take a third less of the tensor cores
-  DEVICE void attend_history(Attention<1>& a, const u32 (&q)[2][4]) {
-    if (any_of_warpgroup(a.start[0][0] != 0.f || a.start[0][2] != 0.f, 1 + threadIdx.x / (GROUP_WARPS * LANES))) {
+  DEVICE void attend_history(Attention& a, const u32 (&q)[2][4]) {
+    if (any_of_warpgroup(a.start[0] != 0.f || a.start[2] != 0.f, 1 + threadIdx.x / (GROUP_WARPS * LANES))) {
       move_out(a.total);
       attend_wide<true>(a, q, ones, ring, place, t.length, lane);
       move_out(a.total);
@@ -103,15 +103,15 @@ struct Wide : WideRows {
     if (queries_first) queries_of_events(shifts, layer, scale);
 #pragma unroll 1
     for (int h = 0; h < HEADS; h++) {
-      Attention<1> a;
+      Attention a;
       u32 q[2][4];
       a.init();
       if (queries_first) {
-        float shift[1][2] = {{shifts[0][0], shifts[0][1]}};
+        float shift[2] = {shifts[0][0], shifts[0][1]};
 #pragma unroll
         for (int i = 1; i < HEADS; i++)
 #pragma unroll
-          for (int r = 0; r < 2; r++) shift[0][r] = h == i ? shifts[i][r] : shift[0][r];
+          for (int r = 0; r < 2; r++) shift[r] = h == i ? shifts[i][r] : shift[r];
         a.shift(shift);
         get(q[0], part(y, h));
         get(q[1], part(y, h) + LANES);

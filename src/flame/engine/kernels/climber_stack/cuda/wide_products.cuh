@@ -92,12 +92,12 @@ DEVICE void weigh_piece(u32 (&p)[PIECE_UNITS][4], float (&s)[PIECE_TILES][4]) {
 #pragma unroll
   for (int t = 0; t < PIECE_UNITS; t++) weigh(p[t], s[2 * t], s[2 * t + 1]);
 }
-DEVICE void issue_values(Attention<1>& a, const u32 (&p)[PIECE_UNITS][4], const char* values, Matrices ones) {
+DEVICE void issue_values(Attention& a, const u32 (&p)[PIECE_UNITS][4], const char* values, Matrices ones) {
   const Matrices b(values, HALF_UNIT, MATRIX);
   wgmma_fence();
 #pragma unroll
   for (int t = 0; t < PIECE_UNITS; t++) {
-    wgmma_transposed(a.out[0], p[t], b + t * UNIT_BYTES);
+    wgmma_transposed(a.out, p[t], b + t * UNIT_BYTES);
     wgmma(a.total, p[t], ones);
   }
   wgmma_commit();
@@ -112,7 +112,7 @@ struct Pieces {
 // One stage of keys. At its start the logits of its first piece are there, and the products with the values of the piece
 // before may be under way; at its end the same holds for the next stage.
 template <bool SHIFTED, bool LAST>
-DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matrices ones, const Ring& ring, Position& place, int left,
+DEVICE void attend_chunk(Attention& a, Pieces& pieces, const Queries& q, Matrices ones, const Ring& ring, Position& place, int left,
                          bool first, int lane) {
   const char* kv = ring.at(place);
   Position before = place;
@@ -140,8 +140,8 @@ DEVICE void attend_chunk(Attention<1>& a, Pieces& pieces, const Queries& q, Matr
 
 // All keys of the history; `length` is not 0. SHIFTED where a row of the warpgroup has a shift.
 template <bool SHIFTED>
-DEVICE void attend_wide(Attention<1>& a, const u32 (&queries)[2][4], Matrices ones, const Ring& ring, Position& place, int length, int lane) {
-  const Queries q(queries, a.start[0], lane);
+DEVICE void attend_wide(Attention& a, const u32 (&queries)[2][4], Matrices ones, const Ring& ring, Position& place, int length, int lane) {
+  const Queries q(queries, a.start, lane);
   Pieces pieces;
   issue_logits<SHIFTED>(pieces.s[0], q, ring.wait(place), ones);
   wgmma_wait<0>();
@@ -151,6 +151,6 @@ DEVICE void attend_wide(Attention<1>& a, const u32 (&queries)[2][4], Matrices on
   Position last = place;
   attend_chunk<SHIFTED, true>(a, pieces, q, ones, ring, place, length - (chunks - 1) * CHUNK * UNIT, chunks == 1, lane);
   ring.release(last, lane);
-  hold(a.out[0]);
+  hold(a.out);
   hold(a.total);
 }
