@@ -38,7 +38,7 @@ def document(*rows: dict[str, Any], **facts: Any) -> dict[str, Any]:
 
 SMALL = document(
     row("base", 1, "flex-graph", 0.5),
-    row("base", 1, "flame", 0.1),
+    row("base", 1, "flame", 0.1, ratio_to_best=4.0),
     row("base", 1, "flame", 0.05, kind="score"),
     row("base", 1, "flame", 0.09, part="stack"),
     row("base", 8, "flame", 0.2, ratio=None, pairs=500),
@@ -51,9 +51,9 @@ def test_the_table_says_what_the_rows_say() -> None:
     assert "NVIDIA H200, bf16, PyTorch 2.11.0, commit 0123456" in caption
     assert gap == ""
     assert head.count("|") == rule.count("|") == first.count("|") == second.count("|")
-    assert first.split(" | ")[1:] == ["1", "-", "-", "0.500", "**0.100**", "**5.0x**", "1.28", "41%", "0.050 |"]
+    assert first.split(" | ")[1:] == ["1", "-", "-", "0.500", "**0.100**", "**5.0x**", "4.0x", "1.28", "41%", "0.050 |"]
     assert second.split(" | ")[0] == "| base: 512 events, up to 128 candidates"
-    assert second.split(" | ")[4:] == ["-", "**0.200**", "-", "5.12", "41%", "- |"]
+    assert second.split(" | ")[4:] == ["-", "**0.200**", "-", "-", "5.12", "41%", "- |"]
 
 
 def test_what_a_row_says_of_itself_stands_below_the_table() -> None:

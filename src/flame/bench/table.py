@@ -34,6 +34,7 @@ def engine(document: Mapping[str, Any]) -> str:
         "users a launch",
         *(f"{name}, ms" for name in _COLUMNS.values()),
         "over FlexAttention",
+        "over the fastest PyTorch row",
         "M pairs/s",
         "share of the matrix rate",
         "the same history again, ms",
@@ -101,6 +102,7 @@ def _cells(rows: Mapping[tuple[Any, ...], Row], scenario: str, users: int) -> It
         text = _ms(row["ms_median"]) if row else "-"
         yield f"**{text}**" if variant == "flame" else text
     yield f"**{ours['ratio']:.1f}x**" if ours.get("ratio") else "-"
+    yield f"{ours['ratio_to_best']:.1f}x" if ours.get("ratio_to_best") else "-"
     yield f"{ours['pairs_per_s'] / 1e6:.2f}"
     yield f"{ours['share_of_peak']:.0%}"
     yield _ms(again["ms_median"]) if again else "-"

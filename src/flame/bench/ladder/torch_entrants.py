@@ -20,7 +20,7 @@ from flame.bench.ladder.entrant import Entrant, Refused
 
 NAMES = ("eager-dense", "sdpa", "compile-graph", "flex-graph", "flex-graph-together")
 
-_STAND_IN = "a softmax in the place of SiLU: FlexAttention has no other"
+_STAND_IN = "FlexAttention has no SiLU attention, so it runs a softmax in its place"
 
 
 class _Way(NamedTuple):
