@@ -38,11 +38,11 @@ def test_variables_of_no_section_are_left_to_others() -> None:
     ("environ", "overrides", "words"),
     [
         ({"FLAME_SERVER_PROT": "1"}, {}, ["environment", "server.prot", "http_port"]),
-        ({}, {"server.http_port": "eighty"}, ["command line", "http_port", "int"]),
+        ({}, {"server.http_port": "eighty"}, ["command line", "http_port", "whole number"]),
         ({}, {"server.http_port": 70000}, ["command line", "http_port", "65535"]),
         ({}, {"sever.host": "x"}, ["sever.host", "server"]),
         ({}, {"features.cache": "lazy"}, ["features.cache is 'lazy'", "it is one of off, sync, async"]),
-        ({"FLAME_SERVER_HTTP_PORT": "abc"}, {}, ["environment: server.http_port is 'abc'", "`int`"]),
+        ({"FLAME_SERVER_HTTP_PORT": "abc"}, {}, ["environment: server.http_port is 'abc': not a whole number"]),
         ({"FLAME_ORCHESTRATOR_USERS": "1,x"}, {}, ["orchestrator.users is '1,x'", "`int`"]),
         ({"FLAME_FEATURES_CACHE_TTL_S": "inf"}, {}, ["features.cache_ttl_s is 'inf'", "<= 315360000"]),
         ({}, {"orchestrator.default_deadline_ms": "nan"}, ["default_deadline_ms is 'nan'"]),

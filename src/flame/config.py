@@ -194,4 +194,12 @@ def _convert(value: Any, kind: Any, what: str) -> Any:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         choices = f"; it is one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
-        raise ConfigError(f"{what} is {value!r}: {error}{choices}") from error
+        raise ConfigError(f"{what} is {value!r}: {_in_words(error)}{choices}") from error
+
+
+_WORDS = {"Expected `int`, got `str`": "not a whole number", "Expected `float`, got `str`": "not a number"}
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What was wrong with a text, for people who do not think of it as one."""
+    return _WORDS.get(str(error), str(error))
