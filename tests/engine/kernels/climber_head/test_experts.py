@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from flame.engine.kernels.climber_head import ClimberExperts, experts_fit, lane_order
+from flame.engine.kernels.climber_head import ClimberExperts, experts_fit
 from flame.engine.kernels.climber_head.experts import ExpertTile, tiles
 from flame.engine.kernels.experts.reference import head_scores
 from flame.engine.kernels.experts.sizes import ExpertSizes
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.models import head
+from tests.engine.kernels.climber_head.lanes import lane_order
 
 HEADER = 4
 SIZES = {

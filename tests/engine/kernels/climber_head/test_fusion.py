@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from flame.engine.kernels.climber_head import ClimberFusion, fusion_fits, lane_order
+from flame.engine.kernels.climber_head import ClimberFusion, fusion_fits
 from flame.engine.kernels.fusion.reference import fused
 from flame.engine.kernels.fusion.sizes import FusionSizes
 from flame.engine.kernels.kernel import Runtime
 from flame.engine.models.gating import GatedFusion
+from tests.engine.kernels.climber_head.lanes import lane_order
 
 HEADER = 5
 FIRST = 128

@@ -8,16 +8,16 @@ shared memory that a thread of its own fills by bulk copies, always ahead of the
     experts   experts, gates, mixture and towers; where that does not fill the machine, several CTAs have the same rows
               and share the experts, and a launch of its own mixes what they made
 
-Between the two, columns lie in the order of lanes (`lane_order`), so that both move them 16 bytes at a time. All
-configurations give the same bits: no sum depends on how many rows or experts a CTA has.
+Between the two, columns lie in the order of lanes: of 32, those together that one lane of a product has, so that both
+move them 16 bytes at a time. All configurations give the same bits: no sum depends on how many rows or experts a CTA
+has.
 """
 
 from __future__ import annotations
 
 from flame.engine.kernels.climber_head.experts import ClimberExperts, experts_fit
 from flame.engine.kernels.climber_head.fusion import ClimberFusion, fusion_fits
-from flame.engine.kernels.climber_head.lanes import lane_order
 
-__all__ = ["CAPABILITY", "ClimberExperts", "ClimberFusion", "experts_fit", "fusion_fits", "lane_order"]
+__all__ = ["CAPABILITY", "ClimberExperts", "ClimberFusion", "experts_fit", "fusion_fits"]
 
 CAPABILITY = 90
