@@ -21,6 +21,12 @@ RandomLengths = Callable[..., torch.Tensor]
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random tensors in every run of a test: what fails can be looked at again."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def cubins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where compiled kernels are kept: the folder given, or one that the processes of this run share."""
