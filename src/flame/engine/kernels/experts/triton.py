@@ -267,13 +267,11 @@ def _tower_matrix(towers, task, units, DIM: tl.constexpr, TOWER_HIDDEN: tl.const
 
 @triton.jit
 def _shares(at, live, EXPERTS: tl.constexpr, TOGETHER: tl.constexpr):
-    """One task's shares `[rows, experts]`, where all experts are held at once."""
+    """One task's shares, `[rows]` of each expert, where all experts are held at once."""
+    weights = ()
     if TOGETHER:
-        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
-        seen = live[:, None] & (expert < EXPERTS)[None, :]
-        weights = tl.load(at[:, None] + expert[None, :], mask=seen, other=0.0)
-    else:
-        weights = 0.0
+        for expert in tl.static_range(EXPERTS):
+            weights += (tl.load(at + expert, mask=live, other=0.0),)
     return weights
 
 
@@ -281,21 +279,23 @@ def _shares(at, live, EXPERTS: tl.constexpr, TOGETHER: tl.constexpr):
 def _outputs(
     parts, biases, row, live, EXPERTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr, TOGETHER: tl.constexpr
 ):
-    """All experts' outputs for a tile `[rows, experts, dim]`, where they are held at once."""
+    """The outputs of a tile, `[rows, dim]` of each expert, where they are held at once."""
+    outputs = ()
     if TOGETHER:
-        expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
-        column = tl.arange(0, DIM)
-        known = (expert < EXPERTS)[None, :, None]
-        at = parts + (row[:, None] * EXPERTS + expert[None, :])[:, :, None] * (PARTS * DIM) + column[None, None, :]
-        seen = live[:, None, None] & known
-        total = tl.load(at, mask=seen, other=0.0)
-        for part in tl.static_range(1, PARTS):
-            total += tl.load(at + part * DIM, mask=seen, other=0.0)
-        bias = tl.load(biases + expert[:, None] * DIM + column[None, :])
-        outputs = total + bias[None, :, :]
-    else:
-        outputs = 0.0
+        for expert in tl.static_range(EXPERTS):
+            outputs += (_output(parts, biases, row, live, expert, EXPERTS, PARTS, DIM),)
     return outputs
+
+
+@triton.jit
+def _output(parts, biases, row, live, expert, EXPERTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr):
+    """One expert's output for a tile: its parts, one after the other, and its bias."""
+    column = tl.arange(0, DIM)
+    at = parts + (row * (EXPERTS * PARTS) + expert * PARTS)[:, None] * DIM + column[None, :]
+    total = tl.load(at, mask=live[:, None], other=0.0)
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(at + part * DIM, mask=live[:, None], other=0.0)
+    return total + tl.load(biases + expert * DIM + column)[None, :]
 
 
 @triton.jit
@@ -313,17 +313,23 @@ def _mixed(
     TILE: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
-    """The experts' outputs by a task's shares: `[rows, dim]`."""
+    """The experts' outputs by a task's shares: `[rows, dim]`.
+
+    One fused multiply-add after the other: a sum over a dimension of a tensor is in the order of its layout, which is
+    not the same in all ways of a launch.
+    """
+    mixed = tl.zeros((TILE, DIM), tl.float32)
     if TOGETHER:
-        mixed = tl.sum(weights[:, :, None] * outputs, 1)
+        for expert in tl.static_range(EXPERTS):
+            mixed = tl.fma(_column(weights[expert], DIM), outputs[expert], mixed)
     else:
-        column = tl.arange(0, DIM)
-        mixed = tl.zeros((TILE, DIM), tl.float32)
         for expert in range(EXPERTS):
             weight = tl.load(share + expert, mask=live, other=0.0)
-            at = parts + (row * (EXPERTS * PARTS) + expert * PARTS)[:, None] * DIM + column[None, :]
-            total = tl.load(at, mask=live[:, None], other=0.0)
-            for part in tl.static_range(1, PARTS):
-                total += tl.load(at + part * DIM, mask=live[:, None], other=0.0)
-            mixed += weight[:, None] * (total + tl.load(biases + expert * DIM + column)[None, :])
+            output = _output(parts, biases, row, live, expert, EXPERTS, PARTS, DIM)
+            mixed = tl.fma(_column(weight, DIM), output, mixed)
     return mixed
+
+
+@triton.jit
+def _column(weight, DIM: tl.constexpr):
+    return tl.broadcast_to(weight[:, None], (weight.shape[0], DIM))
