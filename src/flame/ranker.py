@@ -191,7 +191,13 @@ class Ranker:
                 raise RequestCancelled("the client went away before the work was started")
             features = self._features.gather(request)
             marks = Marks(began, admitted, time.monotonic())
-            scored = self._orchestrator.submit(features, deadline=request.deadline, cancelled=answer.dropped)
+            scored = self._orchestrator.submit(
+                features,
+                deadline=request.deadline,
+                cancelled=answer.dropped,
+                request_id=request.request_id,
+                user=request.user,
+            )
         except BaseException as error:
             self._give_back(features, permit)
             self._fail(answer, error, began)

@@ -43,6 +43,11 @@ class Schedule:
         return len(self._tickets)
 
     @property
+    def pending(self) -> int:
+        """Requests not planned yet."""
+        return len(self._pending)
+
+    @property
     def has_work(self) -> bool:
         """Whether there is anything for `take` to look at."""
         return bool(self._ready or self._pending)
