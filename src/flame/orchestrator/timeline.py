@@ -1,4 +1,4 @@
-"""What the orchestrator did lately: a span for every launch and every request, and the length of the queue. Free of torch.
+"""What was done lately: a span for every launch and every request, and the length of the queue. Free of torch.
 
 Points of time are seconds of `time.monotonic()`.
 """
