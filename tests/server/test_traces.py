@@ -114,14 +114,6 @@ def test_a_wrong_query_is_told(server: Server, query: str) -> None:
     assert query in json.loads(body)["error"]
 
 
-def test_a_server_that_remembers_nothing_has_an_empty_trace(start: START) -> None:
-    server = start(**SETTINGS, **{"orchestrator.timeline_entries": 0})
-    rank(server, 1)
-    trace = trace_of(server)
-    assert not trace.requests
-    assert not trace.slices
-
-
 class HeldTimeline(Timeline):
     """A timeline that is read when the test lets it be."""
 
@@ -170,11 +162,6 @@ def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, name
 def test_a_device_is_not_replaced_by_a_file() -> None:
     with pytest.raises(ConfigError, match="/dev/null is no file"):
         TraceFile("/dev/null")
-
-
-def test_a_server_does_not_start_for_a_trace_that_it_cannot_write(start: START, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=f"ConfigError: server.trace: {tmp_path} is no file"):
-        start(**SETTINGS, **{"server.trace": str(tmp_path)})
 
 
 def test_a_trace_is_written_where_a_link_leads(tmp_path: Path) -> None:

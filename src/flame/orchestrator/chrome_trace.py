@@ -10,8 +10,10 @@ launches of one request. Times are microseconds since the first of them, to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, pairwise
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -125,14 +127,20 @@ class _Writer:
 
     def _arrows(self) -> Iterator[_Event]:
         """From launch to launch of each request that had several, in the order in which they ran."""
-        launches: dict[int, list[LaunchSpan]] = {}
-        for launch in sorted(self._recording.launches, key=lambda launch: launch.filled):
+        left = Counter(chain.from_iterable(launch.members for launch in self._recording.launches))
+        begun: set[int] = set()
+        for launch in sorted(self._recording.launches, key=attrgetter("filled")):
             for number in launch.members:
-                launches.setdefault(number, []).append(launch)
-        for number, found in launches.items():
-            for phase, launch in zip(_phases(len(found)), found, strict=False):
-                arrow = {"ph": phase, "ts": self._us(launch.filled), "id": number} | _named("launches", "request")
-                yield self._track(launch) | arrow | ({"bp": "e"} if phase == "f" else {})
+                left[number] -= 1
+                if number in begun:
+                    phase = {"ph": "t"} if left[number] else {"ph": "f", "bp": "e"}
+                elif left[number]:
+                    phase = {"ph": "s"}
+                    begun.add(number)
+                else:
+                    continue
+                arrow = {"ts": self._us(launch.filled), "id": number} | _named("launches", "request")
+                yield self._track(launch) | phase | arrow
 
     def _track(self, launch: LaunchSpan) -> _Event:
         device, executor = launch.device, launch.executor
@@ -155,11 +163,6 @@ def _first(recording: Recording) -> float:
     starts += [request.submitted for request in recording.requests]
     starts += [mark.at for mark in recording.queue]
     return min(starts, default=0.0)
-
-
-def _phases(count: int) -> Sequence[str]:
-    """The parts of a flow through `count` slices; none for one slice."""
-    return "" if count < 2 else f"s{'t' * (count - 2)}f"
 
 
 def _process(number: int, name: str) -> Iterable[_Event]:
