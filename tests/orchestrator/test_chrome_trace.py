@@ -68,6 +68,12 @@ def test_every_trace_keeps_the_rules_of_the_format(recording: Recording) -> None
     check_requests(trace, recording)
 
 
+def first(recording: Recording) -> float:
+    times = [launch.filled for launch in recording.launches]
+    times += [request.submitted for request in recording.requests]
+    return min(times + [mark.at for mark in recording.queue], default=0.0)
+
+
 def check_launches(trace: Trace, recording: Recording) -> None:
     drawn = list(launches(trace))
     assert len(drawn) == len(recording.launches)
@@ -76,6 +82,10 @@ def check_launches(trace: Trace, recording: Recording) -> None:
         one.slots - one.candidates for one in recording.launches
     )
     assert sum("error" in span.args for span in drawn) == sum(bool(one.error) for one in recording.launches)
+    origin = first(recording)
+    assert sorted((span.start, span.end) for span in drawn) == sorted(
+        (round((one.filled - origin) * 1e9), round((one.ended - origin) * 1e9)) for one in recording.launches
+    )
     devices = {trace.processes[process] for process, _ in trace.slices}
     assert devices == {launch.device for launch in recording.launches}
     assert len(trace.threads) == len({(launch.device, launch.executor) for launch in recording.launches})

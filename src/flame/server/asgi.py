@@ -34,7 +34,7 @@ class Request:
 class Response:
     """One HTTP answer."""
 
-    body: bytes = b""
+    body: bytes | bytearray = b""
     content_type: bytes = JSON
     status: int = 200
     headers: tuple[Header, ...] = ()

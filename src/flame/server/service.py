@@ -105,7 +105,7 @@ class Service:
             self.check_model(model, version)
         return {"model_stats": [model_statistics(self.spec, self._ranker.statistics(), self._failures)]}
 
-    async def trace(self, seconds: float | None) -> bytes:
+    async def trace(self, seconds: float | None) -> bytearray:
         """What was done in the last `seconds`, or all that is remembered, as a Chrome trace. Raises `QueueFull`."""
         return await self._traces.trace(seconds)
 

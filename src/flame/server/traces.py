@@ -19,7 +19,7 @@ class Traces:
         self._timeline = timeline
         self._busy = False
 
-    async def trace(self, seconds: float | None) -> bytes:
+    async def trace(self, seconds: float | None) -> bytearray:
         """The trace of the last `seconds`, or of all there is. Raises `QueueFull` while one is made for another."""
         if self._busy:
             raise QueueFull("a trace is being made for another client; try again in a second")
@@ -30,12 +30,12 @@ class Traces:
             self._busy = False
 
 
-def _made(timeline: Timeline, seconds: float | None) -> bytes:
+def _made(timeline: Timeline, seconds: float | None) -> bytearray:
     whole = bytearray()
     for piece in encode(timeline.snapshot(seconds)):
         whole += piece
         time.sleep(0)  # who waits for the interpreter gets it: requests go first
-    return bytes(whole)
+    return whole
 
 
 class TraceFile:
