@@ -87,6 +87,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Requests admitted and not yet answered; one more is refused with `queue_full`."""
     default_deadline_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 0.0
     """Deadline of a request that brings none; 0: no deadline."""
+    timeline_entries: Annotated[int, Meta(ge=0, le=2**24)] = 2**14
+    """Launches, and as many requests, that the timeline remembers; about 1 KiB for both. 0: none."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +102,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest HTTP body and gRPC message taken."""
     drain_s: Annotated[float, Meta(ge=0, le=_LONGEST_S)] = 10.0
     """Longest wait for requests in flight at shutdown; what is left is cut and counted."""
+    trace: str = ""
+    """File that a trace of the last requests is written to at shutdown; empty: none."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

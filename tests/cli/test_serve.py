@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chrome_traces import read
+
 Flame = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -30,8 +32,11 @@ def started(environ: dict[str, str], *words: str) -> Iterator[subprocess.Popen[s
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "ctrl-c"])
-def test_serve_tells_its_ports_answers_and_ends_cleanly(environ: dict[str, str], number: signal.Signals) -> None:
+def test_serve_tells_its_ports_answers_and_ends_cleanly(
+    environ: dict[str, str], number: signal.Signals, tmp_path: Path
+) -> None:
     words = ["serve", "preset:tiny-climber", "--backend", "eager", "--http-port", "0", "--grpc-port", "0", "--json"]
+    words += ["--trace", str(tmp_path / "trace.json")]
     with started(environ, *words) as process:
         assert process.stdout is not None
         place = json.loads(process.stdout.readline())
@@ -45,6 +50,7 @@ def test_serve_tells_its_ports_answers_and_ends_cleanly(environ: dict[str, str],
     assert out == "", "standard output has the one line only"
     assert "(climber, backend eager on cpu in fp32)" in error
     assert "Stopped: every request was answered" in error
+    assert len(read((tmp_path / "trace.json").read_bytes()).requests) == 1
 
 
 def test_a_port_that_is_taken_is_said(flame_here: Flame) -> None:

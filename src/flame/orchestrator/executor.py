@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
@@ -15,25 +16,30 @@ class Executor:
     """Owns launch buffers for each profile, allocated here and never later. Used by one thread at a time."""
 
     def __init__(self, engine: Engine, profiles: Sequence[Profile]) -> None:
+        self.device = engine.device
         self._engine = engine
         self._buffers: dict[Profile, tuple[LaunchBuffers, PackedViews]] = {}
         for profile in profiles:
             buffers = engine.buffers(profile)
             self._buffers[profile] = buffers, buffers.layout.views(buffers.words)
 
-    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part]) -> None:
+    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part], times: list[float]) -> None:
         """Fills slot `i` with `parts[i]`, launches, and copies the scores out into each ticket.
 
-        Blocks until the scores are there. Whatever the engine raises comes through; the buffers stay usable.
+        Blocks until the scores are there. Whatever the engine raises comes through; the buffers stay usable. Adds to
+        `times` when it began to fill, when it called the engine, and when that returned.
         """
+        times.append(time.monotonic())
         buffers, views = self._buffers[profile]
         self._fill(views, kind, parts)
+        times.append(time.monotonic())
         if kind == "rank":
             self._engine.rank(buffers, len(parts))
         elif kind == "encode":
             self._engine.encode(buffers, _states(parts))
         else:
             self._engine.score(buffers, _states(parts))
+        times.append(time.monotonic())
         if kind != "encode":
             for slot, part in enumerate(parts):
                 part.ticket.scores[part.start : part.stop] = buffers.scores[slot, : part.stop - part.start]

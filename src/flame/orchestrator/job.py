@@ -7,13 +7,14 @@ from flame.orchestrator.ticket import Part, Ticket
 
 
 class Job:
-    """A planned launch with its requests. `parts` are those that still take part, known when it begins.
+    """A planned launch with its requests. `parts` are those that still take part, known when it begins: then it scores
+    `candidates` and has room for `slots` of them, which are 0 for an encode.
 
     `seats` names for each slice its ticket, and the ticket's round of planning: a ticket that was planned anew since
     has no part in it. `waits` counts the launches that must end before this one, of this plan and of earlier ones.
     """
 
-    __slots__ = ("dependents", "launch", "number", "parts", "seats", "waits")
+    __slots__ = ("candidates", "dependents", "launch", "number", "parts", "seats", "slots", "waits")
 
     def __init__(self, number: int, launch: Launch, tickets: list[Ticket]) -> None:
         self.number = number
@@ -22,6 +23,8 @@ class Job:
         self.waits = 0
         self.dependents: list[Job] = []
         self.parts: list[Part] = []
+        self.candidates = 0
+        self.slots = 0
 
     def __lt__(self, other: Job) -> bool:
         return self.number < other.number
@@ -36,12 +39,16 @@ class Job:
         return {ticket for ticket, planned in self.seats if ticket.round == planned}
 
     def seat(self) -> None:
-        """Fixes `parts`: the slices of requests that have no error."""
+        """Fixes `parts`: the slices of requests that have no error. They are what the launch is counted by."""
         self.parts = [
             Part(ticket, piece.start, piece.stop)
             for (ticket, planned), piece in zip(self.seats, self.launch.slices, strict=True)
             if not ticket.error and ticket.round == planned
         ]
+        if self.launch.kind != "encode":
+            profile = self.launch.profile
+            self.candidates = sum([stop - start for _, start, stop in self.parts])
+            self.slots = profile.users * profile.candidates
 
     def requests(self) -> set[Ticket]:
         """The requests that take part, each once: two slices of one may share a launch."""

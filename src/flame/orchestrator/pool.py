@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
+from flame.orchestrator.timeline import Timeline
 from flame.records import Features
 
 _log = logging.getLogger(__name__)
@@ -32,12 +34,15 @@ class Orchestrator:
     """Runs an engine for many requests at a time; used from any thread.
 
     All memory for launches and states is allocated here, before the first request. The engine stays the caller's: it
-    is closed by them, after `close`. `admission` is the gate that callers pass before they gather features.
+    is closed by them, after `close`. `admission` is the gate that callers pass before they gather features, `timeline`
+    what was done lately.
     """
 
     def __init__(self, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> None:
         self.profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
         self.admission = Admission(engine.spec.input, self.profiles, config, metrics)
+        self.timeline = Timeline(config.timeline_entries)
+        self._numbers = itertools.count()
         self._tasks = len(engine.spec.tasks)
         self._max_candidates = engine.spec.input.max_candidates
         self._limit = config.max_in_flight
@@ -53,7 +58,7 @@ class Orchestrator:
         self._stopped = False
         executors = [Executor(engine, self.profiles.profiles) for _ in range(config.executors)]
         self._threads = [
-            threading.Thread(target=self._serve, args=(executor,), name=f"flame-executor-{number}", daemon=True)
+            threading.Thread(target=self._serve, args=(executor, number), name=f"flame-executor-{number}", daemon=True)
             for number, executor in enumerate(executors)
         ]
         for thread in self._threads:
@@ -65,15 +70,31 @@ class Orchestrator:
         return any(thread.is_alive() for thread in self._threads)
 
     def submit(
-        self, features: Features, *, deadline: float | None = None, cancelled: threading.Event | None = None
+        self,
+        features: Features,
+        *,
+        deadline: float | None = None,
+        cancelled: threading.Event | None = None,
+        request_id: str = "",
+        user: int | None = None,
     ) -> Future[Scored]:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
-        Setting `cancelled` drops what has not begun; cancelling the future itself does nothing. The future raises
-        `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or `ShuttingDown`; `submit` itself `QueueFull`,
-        `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`, at once.
+        `request_id` and `user` name it on the timeline. Setting `cancelled` drops what has not begun; cancelling the
+        future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or
+        `ShuttingDown`; `submit` itself `QueueFull`, `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or
+        `HistoryTooLong`, at once.
         """
-        ticket = Ticket(features, self._tasks, submitted=time.monotonic(), deadline=deadline, cancelled=cancelled)
+        ticket = Ticket(
+            features,
+            self._tasks,
+            submitted=time.monotonic(),
+            deadline=deadline,
+            cancelled=cancelled,
+            number=next(self._numbers),
+            request_id=request_id,
+            user=user,
+        )
         self._check(ticket)
         with self._lock:
             if self._closing:
@@ -81,6 +102,7 @@ class Orchestrator:
             if self._schedule.alive >= self._limit:
                 raise QueueFull(f"{self._limit} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
+            self._mark_queue(time.monotonic())
             self._work.notify()
         return ticket.future
 
@@ -113,14 +135,16 @@ class Orchestrator:
             raise TooManyCandidates(f"{ticket.demand.candidates} candidates; the model takes {self._max_candidates}")
         self.profiles.tier(ticket.demand.events)
 
-    def _serve(self, executor: Executor) -> None:
+    def _serve(self, executor: Executor, number: int) -> None:
         """The life of an executor thread."""
         while job := self._next():
-            began = time.monotonic()
-            error = _run(executor, job)
-            with self._lock:
-                self._schedule.finish(job, began=began, ended=time.monotonic(), error=error)
+            times: list[float] = []
+            error = _run(executor, job, times)
+            ended = time.monotonic()
             self._count(job)
+            self.timeline.launched(job, executor=number, device=executor.device, times=times, ended=ended, error=error)
+            with self._lock:
+                self._schedule.finish(job, began=times[0], ended=ended, error=error)
             self._answer()
 
     def _next(self) -> Job | None:
@@ -128,7 +152,9 @@ class Orchestrator:
         while True:
             with self._lock:
                 self._work.wait_for(lambda: self._schedule.has_work or self._stopped)
-                job = self._schedule.take(time.monotonic())
+                now = time.monotonic()
+                job = self._schedule.take(now)
+                self._mark_queue(now)
                 self._metrics.queued.set(self._schedule.waiting)
                 if self._schedule.has_work:
                     self._work.notify()
@@ -138,11 +164,11 @@ class Orchestrator:
                 return job
 
     def _count(self, job: Job) -> None:
-        profile, kind = job.launch.profile, job.launch.kind
-        self._metrics.launches.labels(str(profile), kind).inc()
-        if kind != "encode":
-            used = sum(part.stop - part.start for part in job.parts)
-            self._metrics.padding.inc(profile.users * profile.candidates - used)
+        self._metrics.launches.labels(str(job.launch.profile), job.launch.kind).inc()
+        self._metrics.padding.inc(job.slots - job.candidates)
+
+    def _mark_queue(self, now: float) -> None:
+        self.timeline.queued(now, self._schedule.pending, self._schedule.waiting)
 
     def _answer(self) -> None:
         """Answers the requests that have ended, outside the lock: what waits for them may call back."""
@@ -153,6 +179,7 @@ class Orchestrator:
         for ticket in ended:
             if ticket.error is None:
                 self.admission.observe(self._predict(ticket), ticket.spent_ms)
+            self.timeline.answered(ticket)
             ticket.answer()
 
     def _predict(self, ticket: Ticket) -> float:
@@ -161,11 +188,11 @@ class Orchestrator:
         return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
 
 
-def _run(executor: Executor, job: Job) -> FlameError | None:
+def _run(executor: Executor, job: Job, times: list[float]) -> FlameError | None:
     """Runs a launch; what the engine raises is logged in full and becomes the error of the requests in it."""
     profile, kind = job.launch.profile, job.launch.kind
     try:
-        executor.run(profile, kind, job.parts)
+        executor.run(profile, kind, job.parts, times)
     except Exception as cause:
         _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
         return ExecutionError(

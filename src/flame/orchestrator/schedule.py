@@ -43,6 +43,11 @@ class Schedule:
         return len(self._tickets)
 
     @property
+    def pending(self) -> int:
+        """Requests not planned yet."""
+        return len(self._pending)
+
+    @property
     def has_work(self) -> bool:
         """Whether there is anything for `take` to look at."""
         return bool(self._ready or self._pending)
@@ -76,7 +81,7 @@ class Schedule:
             ticket.running -= 1
             ticket.left -= 1
             ticket.launches += 1
-            ticket.ended = ended
+            ticket.ended = max(ticket.ended, ended)
             ticket.error = ticket.error or error
             self._reuse.ended(ticket, job.launch.kind, sound=error is None)
             self._settle_if_over(ticket)

@@ -50,6 +50,8 @@ class Ticket:
         "held",
         "launches",
         "left",
+        "number",
+        "request_id",
         "reused",
         "round",
         "running",
@@ -58,6 +60,7 @@ class Ticket:
         "spent_ms",
         "started",
         "submitted",
+        "user",
         "views",
     )
 
@@ -69,7 +72,13 @@ class Ticket:
         submitted: float,
         deadline: float | None,
         cancelled: threading.Event | None,
+        number: int = 0,
+        request_id: str = "",
+        user: int | None = None,
     ) -> None:
+        self.number = number
+        self.request_id = request_id
+        self.user = user
         self.features = features
         self.views: PackedViews = features.layout.views(features.words)
         self.demand = Demand(max(features.lengths, default=0), features.layout.candidates)
