@@ -12,7 +12,8 @@ open loop     Poisson arrivals at a share of a capacity, of the first policy's (
 overload      Poisson arrivals at a multiple of the capacity, with deadlines: what still comes in time, and memory
 zipf          a closed loop in which users come again by a Zipf law, and with them their histories
 reuse         one request at a time, every history twice with other candidates: device time of the first and second
-overhead      a closed loop over an engine that does nothing: processor time of all but the model, per request
+overhead      a closed loop over an engine that does nothing: processor time of all but the model, per request, the
+              generator's own part of it told apart
 planner       planning alone, requests cut into batches as the schedule cuts a queue
 
 Latencies count from the moment a request was meant to be sent, so a stall shows in all that should have been sent

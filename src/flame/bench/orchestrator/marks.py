@@ -51,7 +51,7 @@ def _own(rows: Sequence[Row]) -> Iterator[_Found]:
     yield "busy share at saturation", capacity.get("busy_share"), False, 0.92
     yield "padding waste at saturation", capacity.get("padding_waste"), True, 0.08
     again = [row["second_over_first"] for row in rows if row["what"] == "reuse"]
-    yield "second request over the first, device time", max(again, default=None), True, 1 / 3
+    yield "second request over the first, device time, worst candidate count", max(again, default=None), True, 1 / 3
     yield "overload: goodput over capacity", overload.get("goodput_of_capacity"), False, 0.9
     yield "overload: accepted requests in time", overload.get("accepted_in_time_share"), False, 0.99
     yield "overload: refusal p99, ms", overload.get("refusal_ms_p99"), True, 5.0

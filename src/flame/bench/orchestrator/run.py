@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from flame.bench.distributions import Choice, ZipfItems
 from flame.bench.orchestrator import full_batches, planning, rows, twice
@@ -16,12 +16,14 @@ from flame.bench.orchestrator.idle import IdleEngine
 from flame.bench.orchestrator.marks import marks
 from flame.bench.orchestrator.rows import COLUMNS
 from flame.bench.orchestrator.runs import Run, Runs
+from flame.bench.orchestrator.sender import own_microseconds
 from flame.bench.orchestrator.setting import OrchestratorBench
 from flame.bench.orchestrator.traffic import Traffic
 from flame.bench.progress import Show
 from flame.config import Config, OrchestratorConfig
 from flame.engine.backends.base import Engine
 from flame.engine.build import build
+from flame.engine.costs import measure_cost
 from flame.engine.machine import usable_cores
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec, Profile
@@ -48,6 +50,8 @@ def run(bench: OrchestratorBench, config: Config, show: Show) -> tuple[list[dict
     shapes = _profiles(package.spec, bench, config.orchestrator)
     engine = build(package, config.engine, shapes, threads=launch_threads(config), progress=show)
     try:
+        # What an artifact remembers was measured in another hour, and planning would be blamed for it.
+        engine.costs = {profile: measure_cost(engine, profile) for profile in engine.profiles}
         measured = _Bench(bench, config.orchestrator, engine, traffic, show)
         found = [dict.fromkeys(COLUMNS) | row for row in measured.rows()]
     finally:
@@ -69,7 +73,7 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine) -> dict[str
         "device": engine.device,
         "backend": engine.backend,
         "precision": engine.precision,
-        "profiles": [str(profile) for profile in engine.profiles],
+        "costs_ms": {str(profile): asdict(engine.costs[profile]) for profile in engine.profiles},
         "history": bench.history,
         "executors": settings.executors,
         "keep_states": settings.keep_states,
@@ -79,7 +83,9 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine) -> dict[str
         "seed": bench.seed,
     }
     if cores < settings.executors + 2:
-        facts["note"] = f"the sender shares {cores} cores with {settings.executors} executors and takes time from them"
+        facts["note"] = (
+            f"the sender shares {cores} cores with executors ({settings.executors}) and takes time from them"
+        )
     return facts
 
 
@@ -128,7 +134,10 @@ class _Bench:
         self.drawn[policy] = _drawn(seen)
         row = self._capacity[policy] = rows.of_run("capacity", policy, self._queued, seen, self._bench.deadline_ms)
         if not row["achieved_rate"]:
-            raise ConfigError(f"{policy}: no answer in {self._bench.seconds:g} s: {row['errors']}; measure longer")
+            raise ConfigError(
+                f"{policy}: nothing was answered in {self._bench.seconds:g} s ({row['errors'] or 'no errors'}); "
+                f"measure longer, or a smaller model"
+            )
         return row
 
     def _open(self, policy: str, runs: Runs) -> Iterator[dict[str, Any]]:
@@ -161,7 +170,8 @@ class _Bench:
     def _overhead(self, policy: str) -> dict[str, Any]:
         with self._runs(IdleEngine(self._engine), policy) as runs:
             seen = runs.closed(f"{policy}, overhead", self._depth)
-        return rows.of_overhead(policy, self._queued, seen, self._bench.deadline_ms)
+        row = rows.of_overhead(policy, self._queued, seen, self._bench.deadline_ms)
+        return row | {"generator_us": own_microseconds(self._traffic)}
 
     def _planning(self, policy: str) -> dict[str, Any]:
         with self._runs(IdleEngine(self._engine), policy) as runs:

@@ -31,7 +31,7 @@ DEFAULTS = {
         SCENARIOS["mixed"],
         10.0,
         {
-            "orchestrator.users": (1, 2, 4, 8),
+            "orchestrator.users": (1, 2, 4, 8, 16),
             "orchestrator.executors": 4,
             "orchestrator.keep_states": 256,
             "orchestrator.max_in_flight": 1024,

@@ -10,7 +10,7 @@ from flame.bench.distributions import Choice, LogNormal
 from flame.engine.sampling import random_words
 from flame.engine.spec import ModelSpec, Profile
 from flame.layout import PackedLayout, Words
-from flame.records import FeatureCounts, Features, Ids, RankRequest
+from flame.records import FeatureCounts, Features, History, Ids, RankRequest
 
 _COUNTS = FeatureCounts()
 
@@ -39,6 +39,9 @@ class Traffic:
     def __init__(self, spec: ModelSpec, history: int, candidates: Choice | LogNormal, distinct: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         self.history = history
+        events = np.zeros(history, np.int64)
+        self._history = History(events, events, events)
+        """What admission looks at: only its length."""
         self.lengths = tuple(sequence.capacity(history) for sequence in spec.input.sequences)
         self.counts: list[int] = candidates.sample(distinct, spec.input.max_candidates, generator).tolist()
         self._pool = [self._pack(spec, count, generator) for count in self.counts]
@@ -51,7 +54,7 @@ class Traffic:
     def submission(self, index: int, user: int, deadline: float | None = None) -> Submission:
         """Request `index`, counted round, of that user; `deadline` is a point of `time.monotonic()`."""
         words, layout, candidates = self._pool[index % len(self._pool)]
-        request = RankRequest(user, candidates, deadline=deadline)
+        request = RankRequest(user, candidates, self._history, deadline=deadline)
         return Submission(request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS))
 
     def _pack(self, spec: ModelSpec, count: int, generator: np.random.Generator) -> _Packed:

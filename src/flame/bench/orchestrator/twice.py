@@ -16,10 +16,10 @@ from flame.engine.sampling import random_words
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.ticket import Scored
 
-LEARNING = 100
+LEARNING = 60
 """Pairs of requests that are not measured: the orchestrator learns that histories come again."""
 
-PAIRS = 50
+PAIRS = 30
 
 
 def rows(engine: Engine, orchestrator: Orchestrator, traffic: Traffic, seed: int) -> Iterator[dict[str, Any]]:
