@@ -36,11 +36,12 @@ def add(parts: Any) -> None:
     parser.add_argument(
         "--policies", type=options.names, metavar="NAME,...", help="first the one to compare with (all)"
     )
-    parser.add_argument("--seconds", type=options.amount, metavar="S", help="measured in every run (5)")
+    parser.add_argument("--seconds", type=options.amount, metavar="S", help="measured in every run (2)")
+    parser.add_argument("--rounds", type=options.count, metavar="N", help="runs of each kind, medians of them (3)")
     parser.add_argument("--deadline-ms", type=options.amount, metavar="MS", help="of the goodput (GPU: 10; CPU: 100)")
     parser.add_argument("--share", type=options.amount, metavar="X", help="of the capacity, in open loop (0.8)")
     parser.add_argument("--overload", type=options.amount, metavar="X", help="times the capacity (3)")
-    parser.add_argument("--quick", action="store_true", help="half a second a run: whether it runs, not how fast")
+    parser.add_argument("--quick", action="store_true", help="one round of half a second: whether it runs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="executors over time and padding, as a PNG")
     parser.set_defaults(run=run)
 
@@ -75,11 +76,12 @@ def _bench(args: Namespace, defaults: Any) -> Any:
 
     given = {
         "policies": tuple(args.policies) if args.policies else None,
+        "rounds": args.rounds,
         "seconds": args.seconds,
         "share": args.share,
         "overload": args.overload,
     }
-    chosen = {"seconds": 0.5, "warm_up_s": 0.1} if args.quick else {}
+    chosen = {"rounds": 1, "seconds": 0.5, "warm_up_s": 0.1} if args.quick else {}
     return OrchestratorBench(
         model=args.model or defaults.model,
         history=args.history or defaults.traffic.history,

@@ -13,6 +13,8 @@ from flame.cli.main import main
 
 WORDS = ["bench", "orchestrator", "--device", "cpu", "--model", "preset:tiny-climber", "--history", "37"]
 WORDS += ["--set", "engine.backend=eager", "--set", "engine.validate=off", "--set", "orchestrator.users=1,2"]
+MARKS = {"throughput over implicit", "throughput over largest-first", "share of the engine alone"}
+MARKS |= {"busy share at saturation", "padding waste at saturation", "planner, us per request"}
 POLICIES = ["implicit", "largest-first", "cost"]
 
 
@@ -31,7 +33,7 @@ def test_every_row_and_column_is_there(capsys: pytest.CaptureFixture[str], tmp_p
     assert all(list(row)[: len(COLUMNS)] == list(COLUMNS) for row in rows)
     assert [(row["what"], row["policy"]) for row in rows] == [
         ("engine alone", ""),
-        *[(what, policy) for policy in POLICIES for what in ("capacity", "open loop", "open loop")],
+        *[(what, policy) for what in ("capacity", "open loop", "open loop") for policy in POLICIES],
         *[(what, "cost") for what in ("overload", "zipf", "reuse", "reuse")],
         *[("overhead", policy) for policy in POLICIES],
         *[("planner", policy) for policy in POLICIES],
@@ -39,7 +41,7 @@ def test_every_row_and_column_is_there(capsys: pytest.CaptureFixture[str], tmp_p
     for row in rows:
         check(row)
     assert list(content["launches"]) == POLICIES
-    assert len({mark["mark"] for mark in content["marks"]}) == 16
+    assert MARKS <= {mark["mark"] for mark in content["marks"]}
     assert picture.read_bytes().startswith(b"\x89PNG")
     again = tmp_path / "again.png"
     assert main(["bench", "plot", str(file), str(again)]) == 0

@@ -12,7 +12,7 @@ from flame.bench.orchestrator.full_batches import batches
 from flame.bench.orchestrator.idle import IdleEngine
 from flame.bench.orchestrator.marks import marks
 from flame.bench.orchestrator.planning import microseconds
-from flame.bench.orchestrator.rows import OWN_LOAD, SAME_LOAD
+from flame.bench.orchestrator.rows import OWN_LOAD, SAME_LOAD, median
 from flame.bench.orchestrator.setting import DEFAULTS, OrchestratorBench
 from flame.bench.orchestrator.traffic import Traffic
 from flame.config import load
@@ -54,7 +54,7 @@ def test_the_whole_queue_is_planned_in_batches_of_the_schedule(
     assert set(seen) == sizes
 
 
-def row(what: str, policy: str, load: str = "", **values: float) -> dict[str, Any]:
+def row(what: str, policy: str, load: str = "", **values: Any) -> dict[str, Any]:
     return {"what": what, "policy": policy, "load": load} | values
 
 
@@ -84,6 +84,28 @@ def test_marks_are_held_against_what_was_measured() -> None:
     }
     assert found["throughput over implicit"]["bound"] == ">= 1.6"
     assert found["padding waste at saturation"]["bound"] == "<= 0.08"
+
+
+def test_a_row_of_several_rounds_has_their_medians() -> None:
+    rounds = [
+        row("capacity", "cost", pairs_per_s=rate, ms_p99=p99) | {"late": late, "stages": stages, "errors": errors}
+        for rate, p99, late, stages, errors in [
+            (10.0, 3.0, False, {"queue": {"p50": 1.0}}, {}),
+            (30.0, None, True, {"queue": {"p50": 5.0}}, {"timeout": 3}),
+            (20.0, 5.0, False, {"queue": {"p50": 2.0}}, {}),
+        ]
+    ]
+    assert median(rounds) == {
+        "what": "capacity",
+        "policy": "cost",
+        "load": "",
+        "pairs_per_s": 20.0,
+        "ms_p99": 4.0,
+        "late": True,
+        "stages": {"queue": {"p50": 2.0}},
+        "errors": {"timeout": 3},
+        "pairs_per_s_spread": 1.0,
+    }
 
 
 def test_what_was_not_measured_has_no_mark() -> None:

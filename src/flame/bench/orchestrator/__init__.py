@@ -1,8 +1,9 @@
 """`flame bench orchestrator`: what the policies of planning make of mixed traffic on one engine, in this process.
 
-One engine is built with all profiles; an orchestrator for each policy runs on it, one after the other, and gets the
-same requests: full histories, each its own user's unless reuse is what is asked, candidate counts by a distribution.
-Requests pass admission and are submitted as a `Ranker` does it; features are packed beforehand.
+One engine is built with all profiles; an orchestrator for each policy runs on it, in turns with the others, and gets
+the same requests: full histories, each its own user's unless reuse is what is asked, candidate counts by a
+distribution. Requests pass admission and are submitted as a `Ranker` does it; features are packed beforehand. A row
+has the medians of several rounds.
 
 Rows, by `what`:
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,12 +51,6 @@ def pairs_per_s(engine: Engine, traffic: Traffic, executors: int, seconds: float
             for order, own in zip(orders, buffers, strict=True)
         ]
         return sum(launcher.result() for launcher in launchers)
-
-
-def row(engine: Engine, traffic: Traffic, executors: int, seconds: float, seed: int) -> dict[str, Any]:
-    """The row of the report."""
-    rate = pairs_per_s(engine, traffic, executors, seconds, seed)
-    return {"what": "engine alone", "policy": "", "load": f"{executors} threads, full launches", "pairs_per_s": rate}
 
 
 def _cheapest(engine: Engine, history: int, count: int) -> Profile:

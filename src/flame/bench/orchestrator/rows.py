@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,26 @@ def of_overhead(policy: str, load: str, run: Run, deadline_ms: float) -> dict[st
     spent = run.after.process_s - run.before.process_s
     answered = row["achieved_rate"] * run.window.length
     return row | {"us_per_request": 1e6 * spent / answered if answered else None}
+
+
+def median(rounds: Sequence[Row]) -> dict[str, Any]:
+    """One row of those of all rounds: medians of the numbers, and `pairs_per_s_spread`, largest less smallest over it.
+
+    A thing that is true of one round is true; texts are the same in all.
+    """
+    row = _medians(rounds)
+    rates = [one["pairs_per_s"] for one in rounds]
+    return row | {"pairs_per_s_spread": (max(rates) - min(rates)) / row["pairs_per_s"] if row["pairs_per_s"] else None}
+
+
+def _medians(rounds: Sequence[Row]) -> dict[str, Any]:
+    names = dict.fromkeys(name for one in rounds for name in one)
+    return {name: _median([one[name] for one in rounds if one.get(name) is not None]) for name in names}
+
+
+def _median(values: Sequence[Any]) -> Any:
+    if not values or isinstance(values[0], str):
+        return values[0] if values else None
+    if isinstance(values[0], bool):
+        return any(values)
+    return _medians(values) if isinstance(values[0], Mapping) else statistics.median(values)

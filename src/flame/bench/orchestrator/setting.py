@@ -55,6 +55,8 @@ DEFAULTS = {
 class OrchestratorBench:
     """What to send, and for how long. Times are in the units of their names.
 
+    Every run measures `seconds` after a warm-up, and is made `rounds` times, in turns with those of other policies.
+
     `share` of a capacity is offered in open loop, `overload` times as much where requests have to be refused.
     `distinct` requests are packed before the run and sent in turn, with ever new users; of `users` users by a law with
     exponent `zipf` in the row of that name.
@@ -65,7 +67,8 @@ class OrchestratorBench:
     candidates: Choice | LogNormal
     deadline_ms: float
     policies: tuple[str, ...] = (BASELINE, "largest-first", "cost")
-    seconds: float = 5.0
+    rounds: int = 3
+    seconds: float = 2.0
     warm_up_s: float = 1.0
     share: float = 0.8
     overload: float = 3.0
