@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "flame"
-BASE = {"errors", "schema", "layout", "records", "metrics", "statistics", "log", "__init__"}
+BASE = {"errors", "schema", "layout", "records", "metrics", "statistics", "log", "files", "__init__"}
 CONFIG = BASE | {"config"}
 ALLOWED = {
     "config": BASE,
@@ -76,7 +76,7 @@ def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
     assert not {name.split(".")[0] for name in names} & HEAVY
 
 
-@pytest.mark.parametrize("name", ["plan", "profiles"])
+@pytest.mark.parametrize("name", ["plan", "profiles", "timeline"])
 def test_planning_is_free_of_torch(name: str) -> None:
     path = SOURCE / "orchestrator" / f"{name}.py"
     names = {

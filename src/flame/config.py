@@ -102,6 +102,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest HTTP body and gRPC message taken."""
     drain_s: Annotated[float, Meta(ge=0, le=_LONGEST_S)] = 10.0
     """Longest wait for requests in flight at shutdown; what is left is cut and counted."""
+    trace: str = ""
+    """File that a trace of the last requests is written to at shutdown; empty: none."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,6 +39,7 @@ from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
 from flame.orchestrator.ticket import Scored
+from flame.orchestrator.timeline import Timeline
 from flame.orchestrator.workers import Workers
 from flame.records import FeatureCounts, Features, RankRequest, RankResponse, Scores
 from flame.statistics import Ledger, Marks, Statistics
@@ -84,6 +85,7 @@ class Ranker:
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
+        self.timeline: Timeline = self._orchestrator.timeline
         self._workers = Workers(config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
         self._ledger = Ledger(self.metrics)
         self._lock = threading.Lock()

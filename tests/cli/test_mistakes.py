@@ -49,6 +49,9 @@ def test_a_wrong_command_line_exits_with_2(flame_here: Flame, words: list[str], 
         (["--set", "features.cache=on"], "features.cache"),
         (["--set", "orchestrator.executors=0"], "orchestrator.executors"),
         (["--config", "absent.toml"], "configuration file absent.toml does not exist"),
+        (["--trace", "."], "server.trace: . is no file; name one that may be replaced"),
+        (["--trace", "absent/trace.json"], "server.trace: cannot write absent/trace.json: No such file or directory"),
+        (["--set", "orchestrator.timeline_entries=-1"], "orchestrator.timeline_entries"),
     ],
 )
 def test_a_wrong_setting_exits_with_2(flame_here: Flame, words: list[str], reason: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flame.errors import FlameError
-from flame.orchestrator.timeline import LaunchSpan, Recording
+from flame.orchestrator.timeline import LaunchSpan, Recording, Timeline
 from flame.records import Features
 
 Make = Callable[..., Features]
@@ -122,6 +122,28 @@ def test_reading_while_others_write(start, features: Make) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert len(orchestrator.timeline.snapshot().requests) == 600
+
+
+def test_reading_a_full_timeline_that_changes_all_the_time() -> None:
+    timeline = Timeline(5000)
+    stop = threading.Event()
+
+    def write() -> None:
+        at = 0.0
+        while not stop.is_set():
+            at += 1.0
+            timeline.queued(at, 1, 1)
+
+    with ThreadPoolExecutor(1) as writer:
+        done = writer.submit(write)
+        try:
+            for _ in range(100):
+                queue = timeline.snapshot().queue
+                assert all(one.at + 1.0 == other.at for one, other in pairwise(queue))
+        finally:
+            stop.set()
+        done.result(60)
+    assert len(timeline.snapshot().queue) <= 10_000
 
 
 def test_memory_is_bounded(start, features: Make) -> None:

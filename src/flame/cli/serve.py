@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flame.server.lifecycle import Endpoints
 
 TEXT = """\
-Serves a model: Open Inference Protocol v2 over HTTP and gRPC, POST /v1/rank for people, GET /metrics.
+Serves a model: Open Inference Protocol v2 over HTTP and gRPC, POST /v1/rank for people, GET /metrics, GET /v1/trace.
 Prints where it listens and how to try it; ends cleanly on Ctrl-C or SIGTERM.
 """
 
@@ -22,6 +22,7 @@ flame serve MODEL_DIR
 flame serve preset:flame-base --http-port 8080 --grpc-port 8081
 flame serve MODEL_DIR --host 0.0.0.0 --config flame.toml --set orchestrator.executors=2
 flame serve MODEL_DIR --store-path features/ --backend eager
+flame serve MODEL_DIR --trace trace.json
 """
 
 
@@ -37,6 +38,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--backend", metavar="NAME", help="how the model runs (engine.backend)")
     parser.add_argument("--store-path", metavar="DIR", help="feature store made by `flame features` (features.path)")
     parser.add_argument(
+        "--trace", metavar="FILE", help="write a trace of the last requests when the server ends (server.trace)"
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON line with the real ports when ready; the rest to stderr"
     )
     parser.set_defaults(run=run)
@@ -51,12 +55,16 @@ def run(args: Namespace) -> int:
         server__grpc_port=args.grpc_port,
         engine__backend=args.backend,
         features__path=args.store_path,
+        server__trace=args.trace,
     )
 
     from flame.bench.progress import bar
     from flame.ranker import Ranker
     from flame.server.lifecycle import serve
+    from flame.server.traces import TraceFile
 
+    if config.server.trace:
+        TraceFile(config.server.trace)  # a mistake is told before the model is loaded
     with bar() as show:
         ranker = Ranker.load(args.model, config, progress=show)
     if args.json:

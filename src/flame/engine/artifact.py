@@ -23,6 +23,7 @@ import msgspec
 
 from flame.engine.spec import Profile, ProfileCost
 from flame.errors import ArtifactMismatch, ConfigError
+from flame.files import replacing
 
 ARTIFACT_FILE = "artifact.json"
 _FORMAT = 1
@@ -132,7 +133,7 @@ def write(folder: Path, identity: Identity, built: Path) -> Artifact:
     old = _files_of(folder)
     names = sorted(path.name for path in built.iterdir())
     for name in names:
-        with _replacing(folder / name) as new:
+        with replacing(folder / name) as new:
             shutil.copyfile(built / name, new)
     artifact = Artifact(_FORMAT, dict(identity), {name: _digest(built / name) or "" for name in names})
     _write_json(folder, artifact)
@@ -208,18 +209,7 @@ def _files_of(folder: Path) -> set[str]:
         return set()
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file of another name to write, which then takes this one's place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_json(folder: Path, artifact: Artifact) -> None:
     text = msgspec.json.format(msgspec.json.encode(artifact), indent=2)
-    with _replacing(folder / ARTIFACT_FILE) as new:
+    with replacing(folder / ARTIFACT_FILE) as new:
         new.write_bytes(text + b"\n")

@@ -81,7 +81,7 @@ class Schedule:
             ticket.running -= 1
             ticket.left -= 1
             ticket.launches += 1
-            ticket.ended = ended
+            ticket.ended = max(ticket.ended, ended)
             ticket.error = ticket.error or error
             self._reuse.ended(ticket, job.launch.kind, sound=error is None)
             self._settle_if_over(ticket)

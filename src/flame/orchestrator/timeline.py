@@ -1,4 +1,4 @@
-"""What the orchestrator did lately: a span for every launch and every request, and the length of the queue. Free of torch.
+"""What was done lately: a span for every launch and every request, and the length of the queue. Free of torch.
 
 Points of time are seconds of `time.monotonic()`.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from flame.engine.spec import Profile
 from flame.errors import FlameError
@@ -98,9 +98,9 @@ class Timeline:
     # Plain tuples are four times as fast to make as named ones, and the garbage collector stops looking at them.
 
     def __init__(self, entries: int) -> None:
-        self._launches: deque[tuple[object, ...]] = deque(maxlen=entries)
-        self._requests: deque[tuple[object, ...]] = deque(maxlen=entries)
-        self._queue: deque[tuple[object, ...]] = deque(maxlen=2 * entries)
+        self._launches: deque[tuple[Any, ...]] = deque(maxlen=entries)
+        self._requests: deque[tuple[Any, ...]] = deque(maxlen=entries)
+        self._queue: deque[tuple[Any, ...]] = deque(maxlen=2 * entries)
 
     def launched(
         self, job: Job, *, executor: int, device: str, times: Sequence[float], ended: float, error: FlameError | None
@@ -157,14 +157,16 @@ class Timeline:
         # Requests first: then the launches of each are there. `copy` is one step for other threads, unlike iteration.
         requests, launches, queue = self._requests.copy(), self._launches.copy(), self._queue.copy()
         return Recording(
-            tuple(span for span in _read(LaunchSpan, launches) if span.ended >= since),
-            tuple(span for span in _read(RequestSpan, requests) if span.ended >= since),
-            tuple(mark for mark in _read(QueueLength, queue) if mark.at >= since),
+            _since(LaunchSpan, launches, "ended", since),
+            _since(RequestSpan, requests, "ended", since),
+            _since(QueueLength, queue, "at", since),
         )
 
 
 _Row = TypeVar("_Row", LaunchSpan, RequestSpan, QueueLength)
 
 
-def _read(kind: type[_Row], rows: deque[tuple[object, ...]]) -> Iterator[_Row]:
-    return map(kind._make, rows)
+def _since(kind: type[_Row], rows: deque[tuple[Any, ...]], point: str, since: float) -> tuple[_Row, ...]:
+    """Rows by their names, from a point of time on; what is older is looked at and not read."""
+    place = kind._fields.index(point)
+    return tuple(kind._make(row) for row in rows if row[place] >= since)

@@ -19,7 +19,7 @@ FLAME {flame.__version__} serves {spec.name}, version {spec.version} ({spec.arch
   tasks   {", ".join(task.name for task in spec.tasks)}
   limits  {limits.max_candidates} candidates, {limits.max_history} history events, {limits.scenarios} scenarios, \
 {config.max_body_bytes / _MIB:g} MiB a request, {service.max_users} requests in flight
-  HTTP    http://{host}:{http_port}  Open Inference Protocol v2, POST /v1/rank, GET /metrics
+  HTTP    http://{host}:{http_port}  Open Inference Protocol v2, POST /v1/rank, GET /metrics, GET /v1/trace
   gRPC    {host}:{grpc_port}  Open Inference Protocol v2, health, reflection
 Try it:
   curl -s http://{host}:{http_port}/v1/rank -d '{{"user": 1, "candidates": [{candidates}]}}'

@@ -48,9 +48,9 @@ class Application:
         route = self._routes.find(scope["method"], scope["path"])
         headers = dict(scope["headers"])
         if not route.scores and scope["method"] != "POST":
-            return await route.answer(Request(headers, b"", arrival))
+            return await route.answer(Request(headers, b"", arrival, scope["query_string"]))
         content = await body.read(receive, headers, self._limit)
-        request = Request(headers, content, arrival)
+        request = Request(headers, content, arrival, scope["query_string"])
         if not route.scores:
             return await route.answer(request)
         response = await _while_connected(receive, route, request)

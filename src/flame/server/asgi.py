@@ -21,18 +21,20 @@ TEXT = b"text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request with its body. Header names are lower case; `arrival` is a point of `time.monotonic()`."""
+    """One HTTP request with its body. Header names are lower case; `arrival` is a point of `time.monotonic()`; `query`
+    is what follows `?` in the URL."""
 
     headers: Mapping[bytes, bytes]
     body: bytes
     arrival: float
+    query: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """One HTTP answer."""
 
-    body: bytes = b""
+    body: bytes | bytearray = b""
     content_type: bytes = JSON
     status: int = 200
     headers: tuple[Header, ...] = ()

@@ -1,7 +1,7 @@
 """A server from start to end: both protocols on one event loop, and a clean shutdown.
 
 On SIGTERM or SIGINT: not ready; stop accepting; wait for what is being answered, at most `server.drain_s`; cut the
-rest and say how many; close the ranker. A second signal skips the wait.
+rest and say how many; close the ranker; write the trace, where one is asked for. A second signal skips the wait.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from flame.server.grpc import GrpcServer
 from flame.server.http import HttpServer
 from flame.server.routes import Routes
 from flame.server.service import Service
+from flame.server.traces import TraceFile
 
 _print = functools.partial(print, flush=True)
 
@@ -53,18 +54,22 @@ def serve(
     """Serves `ranker` until a signal ends it; how many requests were cut. Closes the ranker, also on failure.
 
     Called in the main thread. `ready` is called in it, once, when requests are answered; `say` gets what a person at
-    the terminal should read. Raises `ConfigError` where a port cannot be had.
+    the terminal should read. Raises `ConfigError` where a port cannot be had, or `server.trace` cannot be written.
 
     While it serves, Python's garbage collector leaves alone what was there before: hundreds of thousands of objects of
     libraries, which a full collection would look through for a fifth of a second with every request waiting.
     """
     end = _End(cut=0, drain_left_s=0.0)
+    trace = None
     try:
+        trace = TraceFile(config.server.trace) if config.server.trace else None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             end = runner.run(_Server(ranker, config, say).run(ready))
     finally:
         gc.unfreeze()
         ranker.close(end.drain_left_s)
+    if trace:
+        say(trace.write(ranker.timeline))
     return end.cut
 
 

@@ -2,6 +2,7 @@
 
 GET   /                                          what is served here, in words
 GET   /metrics                                   Prometheus text
+GET   /v1/trace[?seconds=N]                      what was done lately, as a Chrome trace
 POST  /v1/rank                                   one user in plain JSON
 GET   /v2, /v2/health/live, /v2/health/ready
 POST  /v2/repository/index
@@ -12,9 +13,11 @@ POST  /v2/models/{model}[/versions/{version}]/infer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -25,6 +28,7 @@ from flame.server.service import Service
 from flame.server.tensors import quoted
 
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_TRACE_NAME: Header = (b"content-disposition", b'attachment; filename="flame-trace.json"')
 _JSON_BYTES = b"inference-header-content-length"
 _DEADLINE = deadline.HEADER.lower().encode()
 
@@ -59,6 +63,8 @@ class Routes:
                 return _fixed(lambda: Response(self._text().encode(), TEXT))
             case ["metrics"]:
                 return _fixed(lambda: Response(service.metrics.render(), _METRICS_TYPE))
+            case ["v1", "trace"]:
+                return Route(self._trace)
             case ["v2"]:
                 return _json(describe.server)
             case ["v2", "health", "live"]:
@@ -114,6 +120,9 @@ class Routes:
         decoded = rank_json.decode(request.body, context, request.arrival, _header_deadline(request))
         return Response(rank_json.encode(decoded, await self._service.rank(decoded)), JSON)
 
+    async def _trace(self, request: Request) -> Response:
+        return Response(await self._service.trace(_seconds(request)), JSON, headers=(_TRACE_NAME,))
+
     async def _index(self, request: Request) -> Response:
         try:
             wanted = msgspec.json.decode(request.body, type=dict[str, Any]) if request.body.strip() else {}
@@ -154,3 +163,19 @@ def _json_bytes(request: Request) -> int | None:
 def _header_deadline(request: Request) -> float | None:
     value = request.headers.get(_DEADLINE)
     return None if value is None else deadline.from_header(value.decode("latin-1"), request.arrival)
+
+
+def _seconds(request: Request) -> float | None:
+    """`seconds` of the query, None without a query."""
+    text = request.query.decode("latin-1")
+    if not text:
+        return None
+    fields = parse_qsl(text, keep_blank_values=True)
+    try:
+        ((name, value),) = fields
+        seconds = float(value)
+    except ValueError:
+        name, seconds = "", math.nan
+    if name != "seconds" or not 0 < seconds < math.inf:
+        raise MalformedRequest(f"the query {quoted(text)} is not seconds=N with a number above 0")
+    return seconds

@@ -16,6 +16,7 @@ from flame.server.oip import InferRequest, InferResponse
 from flame.server.signature import Signature, scores_by_task
 from flame.server.statistics import Failures, model_statistics
 from flame.server.tensors import quoted
+from flame.server.traces import Traces
 
 if TYPE_CHECKING:
     from flame.ranker import Ranker
@@ -32,6 +33,7 @@ class Service:
         self.max_users = config.orchestrator.max_in_flight
         self._ranker = ranker
         self._failures = Failures()
+        self._traces = Traces(ranker.timeline)
         self._configuration = describe.configuration(
             self.spec,
             self.signature,
@@ -102,6 +104,10 @@ class Service:
         if model:
             self.check_model(model, version)
         return {"model_stats": [model_statistics(self.spec, self._ranker.statistics(), self._failures)]}
+
+    async def trace(self, seconds: float | None) -> bytearray:
+        """What was done in the last `seconds`, or all that is remembered, as a Chrome trace. Raises `QueueFull`."""
+        return await self._traces.trace(seconds)
 
     def index(self, *, only_ready: bool) -> list[dict[str, str]]:
         """The models here."""
