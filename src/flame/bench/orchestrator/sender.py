@@ -78,7 +78,7 @@ class Sender:
             return
         self._record.accepted[index] = True
         try:
-            future = self._orchestrator.submit(features, deadline=deadline)
+            future = self._orchestrator.submit(features, deadline=deadline, user=request.user)
         except FlameError as error:
             permit.release()
             self._refused(index, error)
