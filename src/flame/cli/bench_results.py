@@ -20,7 +20,7 @@ flame bench table benchmarks/results/engine-h100.json --into README.md
 
 MERGE_TEXT = """\
 Makes one document of several of the same benchmark on the same chip. Rows of a later document take the place of those
-of an earlier one with the same scenario, users and variant.
+of an earlier one with the same scenario, users and variant, or the same policy and load.
 """
 
 MERGE_EXAMPLES = """

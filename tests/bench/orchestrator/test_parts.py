@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flame.bench import report
 from flame.bench.distributions import Choice
 from flame.bench.orchestrator.full_batches import batches
 from flame.bench.orchestrator.idle import IdleEngine
@@ -111,6 +112,17 @@ def test_a_row_of_several_rounds_has_their_medians() -> None:
 def test_what_was_not_measured_has_no_mark() -> None:
     assert marks([]) == []
     assert marks([row("capacity", "cost", pairs_per_s=0.0)]) == []
+
+
+def test_documents_of_several_runs_become_one_by_policy_and_load() -> None:
+    machine = {"commit": "0123"}
+    first, second = (
+        {"bench": "orchestrator", "machine": machine, "rows": rows}
+        for rows in (ROWS, [row("capacity", "cost", pairs_per_s=90.0)])
+    )
+    merged = report.merged([first, second])["rows"]
+    assert [one for one in merged if one["what"] == "capacity"] == [ROWS[1], *second["rows"]]
+    assert len(merged) == len(ROWS)
 
 
 def test_a_policy_that_there_is_not_is_refused() -> None:

@@ -116,8 +116,7 @@ def test_refusals_and_what_was_dropped_later_are_told_apart(
     assert record.accepted.sum() == 9 - len(record.refusals_ms(ALL))
     assert set(kinds[int(record.accepted.sum()) :]) <= {"queue_full", "deadline_exceeded"}
     assert len(record.refusals_ms(ALL)) >= 4, "five are as many as may be in flight"
-    assert (record.refusals_ms(ALL) < 200.0).all(), "nobody waited for the gate"
-    assert record.in_time_share(ALL, 200.0) == 0.0
+    assert not record.in_time_share(ALL, 200.0), "the gate was closed for longer"
 
 
 def test_only_a_user_who_comes_again_finds_the_history(start: Start, traffic: Traffic) -> None:
