@@ -25,6 +25,13 @@ def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
     assert (config.server.http_port, config.server.grpc_port, config.server.host) == (5, 4, "file")
 
 
+def test_defaults_of_a_command_lose_against_everybody_else() -> None:
+    defaults = {"orchestrator.executors": 4, "orchestrator.keep_states": 3, "orchestrator.users": (1, 8)}
+    config = load(environ={"FLAME_ORCHESTRATOR_EXECUTORS": "1"}, defaults=defaults)
+    assert config.orchestrator.executors == 1, "even when they say what is the default elsewhere"
+    assert (config.orchestrator.keep_states, config.orchestrator.users) == (3, (1, 8))
+
+
 def test_lists_are_read_from_text() -> None:
     config = load(environ={"FLAME_ORCHESTRATOR_CANDIDATES": "128, 256"})
     assert config.orchestrator.candidates == (128, 256)

@@ -128,13 +128,14 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
     """The configuration from all sources.
 
     `overrides` maps `section.field` to a value and stands for the command line; text values are read as the
-    field's type. Raises `ConfigError`.
+    field's type. `defaults` likewise take the place of the defaults here. Raises `ConfigError`.
     """
-    config = Config()
+    config = _apply(Config(), dict(defaults or {}), "default")
     if file:
         config = _apply(config, _from_file(file), f"file {file}")
     config = _apply(config, _from_environ(os.environ if environ is None else environ), "environment")

@@ -75,7 +75,7 @@ def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _case(row: Row) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("scenario", "users", "variant", "precision"))
+    return tuple(row.get(name) for name in ("scenario", "users", "variant", "precision", "what", "policy", "load"))
 
 
 def print_table(title: str, rows: Sequence[Row], stream: TextIO | None = None) -> None:

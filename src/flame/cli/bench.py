@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from flame.cli import bench_engine, bench_results, options
+from flame.cli import bench_engine, bench_orchestrator, bench_results, options
 
 TEXT = """\
 Measures a part of FLAME on this machine. Every benchmark prints a table and, as the last line of standard output, one
@@ -14,6 +14,7 @@ JSON document: {"bench": ..., "machine": {...}, "rows": [...]}.
 
 EXAMPLES = """
 flame bench engine --variants eager,compiled,openvino --output engine.json
+flame bench orchestrator --quick
 flame bench features
 flame bench path --model preset:flame-base
 flame bench table benchmarks/results/engine-h100.json --into README.md
@@ -44,6 +45,7 @@ def add(commands: Any) -> None:
     parser = options.command(commands, "bench", "measure a part of FLAME", TEXT, EXAMPLES)
     parts = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     bench_engine.add(parts)
+    bench_orchestrator.add(parts)
     _add_features(parts)
     _add_path(parts)
     bench_results.add(parts)

@@ -8,7 +8,6 @@ from typing import Any
 
 from flame.cli import options
 from flame.config import Config
-from flame.errors import ConfigError
 
 TEXT = """\
 Times the model alone. On a CPU: every backend on the same packed input, in interleaved rounds, beside a large matrix
@@ -51,19 +50,8 @@ def add(parts: Any) -> None:
 def run(args: Namespace) -> int:
     """Runs the benchmark on the device that was asked for."""
     config = options.configure(args, engine__device=args.device)
-    device = _device(config.engine.device)
+    device = options.device_of(config.engine.device)
     return _run_on_cpu(args, config) if device == "cpu" else _run_on_gpu(args, config, device)
-
-
-def _device(wanted: str) -> str:
-    """Raises `ConfigError` for a kind of device that there is no benchmark for."""
-    if wanted != "auto":
-        if wanted.partition(":")[0] not in ("cpu", "cuda"):
-            raise ConfigError(f"--device is {wanted!r}; the engine is measured on cpu, cuda or cuda:NUMBER")
-        return wanted
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _run_on_cpu(args: Namespace, config: Config) -> int:

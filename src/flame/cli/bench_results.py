@@ -20,7 +20,7 @@ flame bench table benchmarks/results/engine-h100.json --into README.md
 
 MERGE_TEXT = """\
 Makes one document of several of the same benchmark on the same chip. Rows of a later document take the place of those
-of an earlier one with the same scenario, users and variant.
+of an earlier one with the same scenario, users and variant, or the same policy and load.
 """
 
 MERGE_EXAMPLES = """
@@ -28,11 +28,13 @@ flame bench merge benchmarks/results/engine-h100.json base.json long.json hstu.j
 """
 
 PLOT_TEXT = """\
-Draws a document of `flame bench engine` on a GPU: pairs per second of every variant, a panel for each launch.
+Draws a document of `flame bench engine` on a GPU (pairs per second of every variant, a panel for each launch) or of
+`flame bench orchestrator` (launches of every executor over time, time in use and padding by policy).
 """
 
 PLOT_EXAMPLES = """
 flame bench plot benchmarks/results/engine-h100.json benchmarks/results/engine-h100.png
+flame bench plot benchmarks/results/orchestrator-cpu.json benchmarks/results/orchestrator-cpu.png
 """
 
 
@@ -47,7 +49,7 @@ def add(parts: Any) -> None:
     merge.add_argument("documents", type=Path, nargs="+", metavar="FILE", help="JSON of flame bench")
     merge.set_defaults(run=run_merge)
     plot = options.command(parts, "plot", "a plot of what was measured", PLOT_TEXT, PLOT_EXAMPLES)
-    plot.add_argument("document", type=Path, metavar="FILE", help="JSON of flame bench engine")
+    plot.add_argument("document", type=Path, metavar="FILE", help="JSON of flame bench engine or orchestrator")
     plot.add_argument("output", type=Path, metavar="PNG", help="picture to write")
     plot.set_defaults(run=run_plot)
 
@@ -75,6 +77,9 @@ def run_merge(args: Namespace) -> int:
 def run_plot(args: Namespace) -> int:
     """Draws the document."""
     from flame.bench import ladder_plot, report
+    from flame.bench.orchestrator import plot
 
-    ladder_plot.ladder(report.read(args.document), args.output)
+    document = report.read(args.document)
+    draw = plot.occupancy if document["bench"] == "orchestrator" else ladder_plot.ladder
+    draw(document, args.output)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,18 @@ def _log_options() -> ArgumentParser:
     return parser
 
 
-def configure(args: Namespace, **settings: Any) -> Config:
+def configure(args: Namespace, *, defaults: Mapping[str, Any] | None = None, **settings: Any) -> Config:
     """The configuration of a command, with logging set up as it says.
 
     `settings` maps `section__field` to the value of the option of its own that the command has, None where it was
-    not given. Such an option wins over `--set`. Raises `ConfigError`.
+    not given. Such an option wins over `--set`. `defaults` maps `section.field` to what the command takes where
+    nobody says anything. Raises `ConfigError`.
     """
     own = {name.replace("__", "."): value for name, value in settings.items() if value is not None}
     logging = {"log.level": args.log_level, "log.format": args.log_format}
     own |= {name: value for name, value in logging.items() if value is not None}
     chosen = dict(getattr(args, "set", []))
-    config = load(getattr(args, "config", None), overrides=chosen | own)
+    config = load(getattr(args, "config", None), overrides=chosen | own, defaults=defaults)
     log.configure(config.log.level, config.log.format)
     return config
 
@@ -93,6 +95,17 @@ def counts(text: str | None, *, least: int = 1, words: tuple[str, ...] = ()) -> 
     from flame.bench.distributions import parse_counts
 
     return text if text is None or text in words else parse_counts(text, least)
+
+
+def device_of(wanted: str) -> str:
+    """The device that a benchmark of the engine runs on. Raises `ConfigError` for a kind that there is none for."""
+    if wanted != "auto":
+        if wanted.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"--device is {wanted!r}; the engine is measured on cpu, cuda or cuda:NUMBER")
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def forwarded(args: Namespace) -> list[str]:

@@ -1,0 +1,63 @@
+"""Requests that are ready to be submitted: packed before the run, so that making them is not part of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flame.bench.distributions import Choice, LogNormal
+from flame.engine.sampling import random_words
+from flame.engine.spec import ModelSpec, Profile
+from flame.layout import PackedLayout, Words
+from flame.records import FeatureCounts, Features, History, Ids, RankRequest
+
+_COUNTS = FeatureCounts()
+
+
+class Submission(NamedTuple):
+    """One request as admission sees it, and as the queue takes it."""
+
+    request: RankRequest
+    features: Features
+
+
+class _Packed(NamedTuple):
+    words: Words
+    layout: PackedLayout
+    candidates: Ids
+
+
+class Traffic:
+    """`distinct` requests of full histories of `history` events, used in turn by any number of threads.
+
+    Whose history a submission has is its sender's to say, by the number of the user: no two users share a state, and
+    one user's requests do. The events themselves are those of the packed request, whoever the user: nobody looks at
+    the scores.
+    """
+
+    def __init__(self, spec: ModelSpec, history: int, candidates: Choice | LogNormal, distinct: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        self.history = history
+        events = np.zeros(history, np.int64)
+        self._history = History(events, events, events)
+        """What admission looks at: only its length."""
+        self.lengths = tuple(sequence.capacity(history) for sequence in spec.input.sequences)
+        self.counts: list[int] = candidates.sample(distinct, spec.input.max_candidates, generator).tolist()
+        self._pool = [self._pack(spec, count, generator) for count in self.counts]
+
+    @property
+    def mean(self) -> float:
+        """Candidates of a request on average."""
+        return sum(self.counts) / len(self.counts)
+
+    def submission(self, index: int, user: int, deadline: float | None = None) -> Submission:
+        """Request `index`, counted round, of that user; `deadline` is a point of `time.monotonic()`."""
+        words, layout, candidates = self._pool[index % len(self._pool)]
+        request = RankRequest(user, candidates, self._history, deadline=deadline)
+        return Submission(request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS))
+
+    def _pack(self, spec: ModelSpec, count: int, generator: np.random.Generator) -> _Packed:
+        layout = spec.layout(Profile(1, self.history, count))
+        words = random_words(spec, layout, [self.lengths], [count], generator)
+        return _Packed(words, layout, np.arange(1, count + 1, dtype=np.int64))
