@@ -13,6 +13,7 @@ not depend on when it was asked for. An embedding is part of a record only when 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,9 +46,12 @@ class PackedViews(NamedTuple):
     candidates: Words
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordLayout:
-    """Words per record of a model, and where the parts of a header and of a record lie. Made once per model."""
+    """Words per record of a model, and where the parts of a header and of a record lie. Made once per model.
+
+    What follows from its numbers is worked out once: every request asks for it.
+    """
 
     sequences: int
     item_words: int
@@ -73,31 +77,31 @@ class RecordLayout:
             embedding_words=schema.item_id.dim if schema.item_id.lookup == "host" else 0,
         )
 
-    @property
+    @cached_property
     def user_start(self) -> int:
         return LENGTHS + self.sequences
 
-    @property
+    @cached_property
     def context_start(self) -> int:
         return self.user_start + self.user_words
 
-    @property
+    @cached_property
     def header_words(self) -> int:
         return self.context_start + self.context_words
 
-    @property
+    @cached_property
     def event_embedding(self) -> int:
         return EVENT_ROW + self.item_words
 
-    @property
+    @cached_property
     def event_words(self) -> int:
         return self.event_embedding + self.embedding_words
 
-    @property
+    @cached_property
     def candidate_embedding(self) -> int:
         return CANDIDATE_ROW + self.item_words
 
-    @property
+    @cached_property
     def candidate_words(self) -> int:
         return self.candidate_embedding + self.embedding_words
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
 from flame.engine.spec import Profile
-from flame.layout import CANDIDATES, PackedViews
 from flame.orchestrator.profiles import Kind
+from flame.orchestrator.slots import Slots
 from flame.orchestrator.ticket import Part
 
 
@@ -18,10 +18,10 @@ class Executor:
     def __init__(self, engine: Engine, profiles: Sequence[Profile]) -> None:
         self.device = engine.device
         self._engine = engine
-        self._buffers: dict[Profile, tuple[LaunchBuffers, PackedViews]] = {}
+        self._buffers: dict[Profile, tuple[LaunchBuffers, Slots]] = {}
         for profile in profiles:
             buffers = engine.buffers(profile)
-            self._buffers[profile] = buffers, buffers.layout.views(buffers.words)
+            self._buffers[profile] = buffers, Slots(buffers)
 
     def run(self, profile: Profile, kind: Kind, parts: Sequence[Part], times: list[float]) -> None:
         """Fills slot `i` with `parts[i]`, launches, and copies the scores out into each ticket.
@@ -30,8 +30,8 @@ class Executor:
         `times` when it began to fill, when it called the engine, and when that returned.
         """
         times.append(time.monotonic())
-        buffers, views = self._buffers[profile]
-        self._fill(views, kind, parts)
+        buffers, slots = self._buffers[profile]
+        slots.fill(kind, parts)
         times.append(time.monotonic())
         if kind == "rank":
             self._engine.rank(buffers, len(parts))
@@ -41,23 +41,7 @@ class Executor:
             self._engine.score(buffers, _states(parts))
         times.append(time.monotonic())
         if kind != "encode":
-            for slot, part in enumerate(parts):
-                part.ticket.scores[part.start : part.stop] = buffers.scores[slot, : part.stop - part.start]
-
-    def _fill(self, views: PackedViews, kind: Kind, parts: Sequence[Part]) -> None:
-        """Copies what a launch of `kind` reads. Each sequence of events and each slice of candidates is one run."""
-        # A count of 0 marks a slot as unused; the rest of its header must still be values that exist.
-        views.header[len(parts) :] = 0
-        for slot, (ticket, start, stop) in enumerate(parts):
-            views.header[slot] = ticket.views.header[0]
-            if kind == "encode":
-                views.header[slot, CANDIDATES] = min(ticket.demand.candidates, views.candidates.shape[1])
-            else:
-                views.header[slot, CANDIDATES] = stop - start
-                views.candidates[slot, : stop - start] = ticket.views.candidates[0, start:stop]
-            if kind != "score":
-                for sequence, length in enumerate(ticket.features.lengths):
-                    views.events[slot, sequence, :length] = ticket.views.events[0, sequence, :length]
+            slots.read(parts)
 
 
 def _states(parts: Sequence[Part]) -> list[HistoryState]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from flame.errors import DeadlineExceeded, FlameError, RequestCancelled
-from flame.layout import PackedViews
 from flame.orchestrator.plan import Demand
 from flame.orchestrator.states import Held
 from flame.records import Features, Scores
@@ -36,6 +35,7 @@ class Ticket:
     `left` and `running` count launches that have not ended, and those that run now. A ticket with an `error` takes
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
     `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
+    `words_at` and `scores_at` are the addresses of the request's packed words and of its scores.
     """
 
     __slots__ = (
@@ -56,12 +56,13 @@ class Ticket:
         "round",
         "running",
         "scores",
+        "scores_at",
         "settled",
         "spent_ms",
         "started",
         "submitted",
         "user",
-        "views",
+        "words_at",
     )
 
     def __init__(
@@ -80,12 +81,13 @@ class Ticket:
         self.request_id = request_id
         self.user = user
         self.features = features
-        self.views: PackedViews = features.layout.views(features.words)
+        self.words_at: int = features.words.ctypes.data
         self.demand = Demand(max(features.lengths, default=0), features.layout.candidates)
         self.deadline = deadline
         self.cancelled = cancelled
         self.future: Future[Scored] = Future()
         self.scores: Scores = np.empty((self.demand.candidates, tasks), np.float32)
+        self.scores_at: int = self.scores.ctypes.data
         self.submitted = submitted
         self.started: float | None = None
         self.ended = submitted

@@ -1,1 +1,1 @@
-"""All compiled loops of the feature side. What they share at compile time lies in this folder, see `jit`."""
+"""All compiled loops of the feature side, and what they share at compile time (see `flame.jit`)."""

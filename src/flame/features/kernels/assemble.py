@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flame.features.kernels.codes import ABSENT, EXPIRED, FOUND, ROW, UNKNOWN
 from flame.features.kernels.hashing import mix64
 from flame.features.kernels.instructions import prefetch
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 from flame.layout import CANDIDATE_ITEM, CANDIDATE_ROW, EVENT_ACTION, EVENT_AGE, EVENT_ITEM, EVENT_ROW
 
 ALL, PART, ACTIONS = 0, 1, 2

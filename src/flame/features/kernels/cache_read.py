@@ -23,7 +23,7 @@ from flame.features.kernels.entries import (
     status_of,
 )
 from flame.features.kernels.instructions import fence, load_acquire, prefetch, yield_core
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 
 BLOCK = 32
 

@@ -35,7 +35,7 @@ from flame.features.kernels.instructions import (
     store_release,
     yield_core,
 )
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 
 
 @kernel

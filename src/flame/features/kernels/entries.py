@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from flame.features.kernels.codes import BACKING_OFF, EXPIRED, PENDING, ROW, UNKNOWN
 from flame.features.kernels.hashing import mix64
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 
 WAYS = 8
 CONTROL = 16

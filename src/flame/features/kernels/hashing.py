@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flame.features.kernels.hashing import mix64
 from flame.features.kernels.instructions import prefetch
-from flame.features.kernels.jit import Integer, kernel
+from flame.jit import Integer, kernel
 
 Slots = NDArray[np.int64]
 

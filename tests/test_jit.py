@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from flame.features.kernels import jit
+from flame import jit
 
 _USE = """
+from pathlib import Path
 import numpy as np
-from flame.features.kernels import jit
+from flame.features import kernels
 from flame.features.mapping import table_rows
+from flame.jit import code_folder
 from flame.schema import ItemTable
-print(jit._CODE_FOLDER, table_rows(np.array([1, 99]), ItemTable(50, 4)).tolist())
+print(code_folder(Path(kernels.__file__).parent), table_rows(np.array([1, 99]), ItemTable(50, 4)).tolist())
 """
 
 

@@ -1,0 +1,1 @@
+"""All compiled loops of the orchestrator (see `flame.jit`)."""
