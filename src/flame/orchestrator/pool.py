@@ -9,7 +9,16 @@ from concurrent.futures import Future
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
-from flame.errors import ExecutionError, FlameError, InvalidCandidates, QueueFull, ShuttingDown, TooManyCandidates
+from flame.errors import (
+    ExecutionError,
+    FlameError,
+    InvalidCandidates,
+    QueueFull,
+    RefusedError,
+    RequestCancelled,
+    ShuttingDown,
+    TooManyCandidates,
+)
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.executor import Executor
@@ -20,7 +29,7 @@ from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
-from flame.records import Features
+from flame.records import Features, Priority
 
 _log = logging.getLogger(__name__)
 
@@ -65,24 +74,46 @@ class Orchestrator:
         return any(thread.is_alive() for thread in self._threads)
 
     def submit(
-        self, features: Features, *, deadline: float | None = None, cancelled: threading.Event | None = None
+        self,
+        features: Features,
+        *,
+        user: int = 0,
+        priority: Priority = "interactive",
+        deadline: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Future[Scored]:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
-        Setting `cancelled` drops what has not begun; cancelling the future itself does nothing. The future raises
+        Requests of one `user` take turns with those of others. Setting `cancelled` drops what has not begun, before it
+        would begin, and `withdraw` at once; cancelling the future itself does nothing. The future raises
         `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or `ShuttingDown`; `submit` itself `QueueFull`,
         `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`, at once.
         """
-        ticket = Ticket(features, self._tasks, submitted=time.monotonic(), deadline=deadline, cancelled=cancelled)
+        ticket = Ticket(
+            features,
+            self._tasks,
+            submitted=time.monotonic(),
+            deadline=deadline,
+            cancelled=cancelled,
+            user=user,
+            priority=priority,
+        )
         self._check(ticket)
+        ticket.cost_ms = self.profiles.predict(ticket.demand.events, ticket.demand.candidates)
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
-            if self._schedule.alive >= self._limit:
-                raise QueueFull(f"{self._limit} requests are in the queue or running; try again later")
+            if (before := self._schedule.before(priority)) >= self._limit:
+                raise QueueFull(f"{before} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
             self._work.notify()
         return ticket.future
+
+    def withdraw(self, future: Future[Scored]) -> None:
+        """Ends the request with that future at once, unless a launch of it runs; then, after that. Any thread."""
+        with self._lock:
+            self._schedule.withdraw(future, RequestCancelled("the client went away before the work was done"))
+        self._answer()
 
     def close(self, drain_s: float = 0.0) -> int:
         """Takes nothing new, waits at most `drain_s` for what is in the queue, and fails the rest with `ShuttingDown`.
@@ -151,14 +182,9 @@ class Orchestrator:
             if not self._schedule.alive:
                 self._over.notify_all()
         for ticket in ended:
-            if ticket.error is None:
-                self.admission.observe(self._predict(ticket), ticket.spent_ms)
+            if isinstance(ticket.error, RefusedError):
+                self._metrics.refused.labels("queue", ticket.error.kind, ticket.priority).inc()
             ticket.answer()
-
-    def _predict(self, ticket: Ticket) -> float:
-        """What the request was expected to cost, knowing by now whether its history was there."""
-        demand = ticket.demand
-        return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
 
 
 def _run(executor: Executor, job: Job) -> FlameError | None:

@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from flame.errors import MalformedRequest, ShuttingDown, UnknownRoute
-from flame.server import codec, deadline, describe, rank_json
+from flame.records import Priority
+from flame.server import codec, deadline, describe, priority, rank_json
 from flame.server.asgi import BINARY, JSON, TEXT, Header, Request, Response, json_response
 from flame.server.service import Service
 from flame.server.tensors import quoted
@@ -27,6 +28,7 @@ from flame.server.tensors import quoted
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _JSON_BYTES = b"inference-header-content-length"
 _DEADLINE = deadline.HEADER.lower().encode()
+_PRIORITY = priority.HEADER.lower().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,13 @@ class Routes:
     async def _infer(self, request: Request, model: str, version: str) -> Response:
         self._service.check_model(model, version)
         decoded, wanted = codec.decode(
-            request.body, _json_bytes(request), model, version, request.arrival, _header_deadline(request)
+            request.body,
+            _json_bytes(request),
+            model,
+            version,
+            request.arrival,
+            _header_deadline(request),
+            _header_priority(request),
         )
         encoded = codec.encode(await self._service.infer(decoded), wanted)
         if encoded.json_bytes is None:
@@ -111,7 +119,9 @@ class Routes:
 
     async def _rank(self, request: Request) -> Response:
         context = self._service.signature.context
-        decoded = rank_json.decode(request.body, context, request.arrival, _header_deadline(request))
+        decoded = rank_json.decode(
+            request.body, context, request.arrival, _header_deadline(request), _header_priority(request)
+        )
         return Response(rank_json.encode(decoded, await self._service.rank(decoded)), JSON)
 
     async def _index(self, request: Request) -> Response:
@@ -154,3 +164,8 @@ def _json_bytes(request: Request) -> int | None:
 def _header_deadline(request: Request) -> float | None:
     value = request.headers.get(_DEADLINE)
     return None if value is None else deadline.from_header(value.decode("latin-1"), request.arrival)
+
+
+def _header_priority(request: Request) -> Priority | None:
+    value = request.headers.get(_PRIORITY)
+    return None if value is None else priority.from_header(value.decode("latin-1"))
