@@ -144,7 +144,8 @@ class Admission:
         return self._schema.sequence_capacity(events)
 
     def _place(self, request: RankRequest, candidates: int, now: float) -> Place:
-        return self._forecast.place(request.priority, self._profiles.predict(self._events(request), candidates), now)
+        cost_ms = self._profiles.predict(self._events(request), candidates)
+        return self._forecast.place(request.user, request.priority, cost_ms, now)
 
     def _learn(self, place: Place, scored: Future[Scored]) -> None:
         error = scored.exception()

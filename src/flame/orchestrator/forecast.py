@@ -12,8 +12,9 @@ import math
 from typing import NamedTuple
 
 from flame.orchestrator.crowd import Crowd
-from flame.orchestrator.learning import Mean, Ratio, WorstLately
+from flame.orchestrator.learning import Mean, Rate, Ratio, WorstLately
 from flame.orchestrator.queue import BATCH_SHARE
+from flame.orchestrator.rounds import Rounds
 from flame.orchestrator.ticket import Scored
 from flame.records import Priority
 
@@ -23,6 +24,8 @@ _WIDEST = 4.0
 """The most that is allowed for: a bad moment must not keep a server from work as long as it is remembered."""
 _APPRENTICESHIP = 256
 """Answers after which expectations are worth comparing with what came."""
+_OVERTAKEN = 1 - BATCH_SHARE
+"""The most of the executors that those who overtake can take."""
 _FADING = 0.998
 """What is left, with every request that comes, of the cost of the largest one."""
 
@@ -31,6 +34,7 @@ class Place(NamedTuple):
     """One request in flight: what it costs alone, the work ahead of it for each executor, when it came in seconds, and
     how many milliseconds later it is expected to be answered."""
 
+    user: int
     priority: Priority
     cost_ms: float
     ahead_ms: float
@@ -45,6 +49,9 @@ class Forecast:
         self.crowd = Crowd()
         self._executors = executors
         self._work_ms: dict[Priority, float] = {"interactive": 0.0, "batch": 0.0}
+        self._rounds: dict[Priority, Rounds] = {"interactive": Rounds(), "batch": Rounds()}
+        self._coming: dict[Priority, Rate] = {"interactive": Rate(), "batch": Rate()}
+        self._overtaking: dict[Priority, Rate] = {"interactive": Rate(), "batch": Rate()}
         self._largest_ms = 0.0
         self._device = Ratio()
         self._own = Ratio()
@@ -57,14 +64,10 @@ class Forecast:
         """How many milliseconds of device time a predicted one turned out to be, lately."""
         return self._device.value
 
-    def place(self, priority: Priority, cost_ms: float, now: float) -> Place:
-        """Where a request would be that came now.
-
-        Of batch work, only what is served between interactive requests is ahead of one of those.
-        """
-        work, batch = self._work_ms["interactive"], self._work_ms["batch"]
-        ahead_ms = (work + (batch if priority == "batch" else min(batch, BATCH_SHARE * work))) / self._executors
-        return Place(priority, cost_ms, ahead_ms, now, self._expected(ahead_ms, cost_ms))
+    def place(self, user: int, priority: Priority, cost_ms: float, now: float) -> Place:
+        """Where a request would be that came now."""
+        ahead_ms = self._ahead_ms(user, priority) / self._executors / (1 - self._overtaken(user, priority, now))
+        return Place(user, priority, cost_ms, ahead_ms, now, self._expected(ahead_ms, cost_ms))
 
     def latest_ms(self, place: Place) -> float:
         """Milliseconds in which all but a few such requests are answered."""
@@ -85,11 +88,16 @@ class Forecast:
     def enter(self, place: Place) -> None:
         """Counts a request in."""
         self.crowd.add(place.priority)
+        self._coming[place.priority].add(place.cost_ms, place.entered)
+        behind = 1 - self._rounds[place.priority].ahead(place.user)
+        self._overtaking[place.priority].add(place.cost_ms * behind, place.entered)
+        self._rounds[place.priority].enter(place.user)
         self._work_ms[place.priority] += place.cost_ms
 
     def leave(self, place: Place) -> None:
         """Counts a request out."""
         self.crowd.add(place.priority, -1)
+        self._rounds[place.priority].leave(place.user)
         left_ms = self._work_ms[place.priority] - place.cost_ms
         # No requests have no work by definition; sums of floats would drift.
         self._work_ms[place.priority] = left_ms if self.crowd.count(place.priority) else 0.0
@@ -105,6 +113,21 @@ class Forecast:
     def missed(self, place: Place, now: float) -> None:
         """Learns from a request that is dropped now, as it cannot be in time any more."""
         self._compare(place, (now - place.entered) * 1e3)
+
+    def _ahead_ms(self, user: int, priority: Priority) -> float:
+        """The work that the queue serves first: what users have in later rounds than this one is not, and batch work is
+        ahead of an interactive request only with its small share."""
+        own = self._work_ms[priority] * self._rounds[priority].ahead(user)
+        if priority == "batch":
+            return self._work_ms["interactive"] + own
+        return own + min(self._work_ms["batch"], BATCH_SHARE * own)
+
+    def _overtaken(self, user: int, priority: Priority, now: float) -> float:
+        """The share of the executors that goes to requests that come later and are served before this one."""
+        rate = self._overtaking[priority].value(now) * self._rounds[priority].ahead(user)
+        if priority == "batch":
+            rate += self._coming["interactive"].value(now)
+        return min(_OVERTAKEN, rate / 1e3 * self._device.value / self._executors)
 
     def _expected(self, ahead_ms: float, cost_ms: float) -> float:
         """An idle server trusts no bad experience: were all refused on its account, nothing would ever correct it."""

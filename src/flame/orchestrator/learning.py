@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 _WEIGHT = 0.02
@@ -39,6 +40,28 @@ class Ratio:
         """Takes in one prediction, which must be above 0, and what became of it."""
         self._predicted.add(predicted)
         self._actual.add(actual)
+
+
+class Rate:
+    """How much comes in a second: the mean of what comes by the mean of the time between."""
+
+    def __init__(self) -> None:
+        self._amount = Mean()
+        self._gap = Mean()
+        self._last = math.nan
+
+    def add(self, amount: float, now: float) -> None:
+        """Takes in what comes now, in seconds of any clock."""
+        if not math.isnan(self._last):
+            self._amount.add(amount)
+            self._gap.add(now - self._last)
+        self._last = now
+
+    def value(self, now: float) -> float:
+        """0 as long as nothing came twice; less and less where nothing comes any more."""
+        if not self._gap.value:
+            return 0.0
+        return self._amount.value / (self._gap.value + _WEIGHT * max(0.0, now - self._last - self._gap.value))
 
 
 class WorstLately:

@@ -6,8 +6,8 @@ Two rules, each O(1) for every request:
   is one request. So a request waits for one of every other user's requests for each of its own user's before it, and
   for nobody's backlog. One user alone, or users with one request each, are served as they came.
 * **Batch has a small share.** Interactive requests go first, but while batch requests wait, what is taken of them adds
-  up to at least `BATCH_SHARE` of what is taken of interactive ones, in predicted milliseconds: the next batch request
-  waits for interactive work of at most its own cost divided by `BATCH_SHARE`, and one request more.
+  up to `BATCH_SHARE` of what is taken of interactive ones, in predicted milliseconds: the next batch request waits for
+  interactive work of at most its own cost divided by `BATCH_SHARE`, and one request more.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class RequestQueue:
         self._expect(ticket)
 
     def put_back(self, tickets: Sequence[Ticket]) -> None:
-        """Gives requests that were popped, and their users, the places back that they had: the first comes next."""
+        """Gives requests that were popped, and their users, their places back: the first comes next of its priority."""
         for ticket in reversed(tickets):
             self._turns[ticket.priority].put_back(ticket)
-            self._earn(ticket, -1)
             self._expect(ticket)
 
     def pop(self) -> Ticket:
@@ -55,7 +54,10 @@ class RequestQueue:
         interactive, batch = self._turns["interactive"], self._turns["batch"]
         first = not len(interactive) or (len(batch) and self._earned_ms >= batch.head().cost_ms)
         ticket = (batch if first else interactive).pop()
-        self._earn(ticket, 1)
+        if ticket.priority == "batch":
+            self._earned_ms = max(0.0, self._earned_ms - ticket.cost_ms)
+        elif len(batch):
+            self._earned_ms += BATCH_SHARE * ticket.cost_ms
         return ticket
 
     def remove(self, ticket: Ticket) -> None:
@@ -82,13 +84,6 @@ class RequestQueue:
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._turns[ticket.priority]
-
-    def _earn(self, ticket: Ticket, sign: int) -> None:
-        """Books a request that is taken, or put back: batch requests live on what interactive ones earn for them."""
-        if ticket.priority == "batch":
-            self._earned_ms = max(0.0, self._earned_ms - sign * ticket.cost_ms)
-        elif len(self._turns["batch"]):
-            self._earned_ms = max(0.0, self._earned_ms + sign * BATCH_SHARE * ticket.cost_ms)
 
     def _expect(self, ticket: Ticket) -> None:
         """Remembers the deadline. Entries of requests that have left go when they are the greater part."""

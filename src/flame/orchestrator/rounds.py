@@ -1,0 +1,43 @@
+"""Who is served in which round, where users take turns: what of the work in flight is ahead of one more request."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+
+class Rounds:
+    """Requests in flight by user. A user's first is served in the first round, their second in the second, and so on.
+
+    Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}
+        self._rounds: list[int] = []  # how many users have a request in each round
+        self._total = 0
+
+    def enter(self, user: int) -> None:
+        """Counts a request in, in the next round of its user."""
+        held = self._held.get(user, 0)
+        if held == len(self._rounds):
+            self._rounds.append(0)
+        self._rounds[held] += 1
+        self._held[user] = held + 1
+        self._total += 1
+
+    def leave(self, user: int) -> None:
+        """Counts a request out, whichever it was: those behind it move up."""
+        held = self._held[user] - 1
+        self._rounds[held] -= 1
+        if not self._rounds[-1]:
+            self._rounds.pop()
+        if held:
+            self._held[user] = held
+        else:
+            del self._held[user]
+        self._total -= 1
+
+    def ahead(self, user: int) -> float:
+        """The share of all requests that is served before one more of `user`."""
+        before = sum(islice(self._rounds, self._held.get(user, 0) + 1))
+        return before / self._total if self._total else 0.0
