@@ -18,7 +18,8 @@ from typing import Self
 from flame.config import OrchestratorConfig
 from flame.errors import DeadlineExceeded, QueueFull, RefusedError, ShuttingDown
 from flame.metrics import Metrics
-from flame.orchestrator.forecast import Forecast, Place
+from flame.orchestrator.forecast import Forecast
+from flame.orchestrator.lane import Place
 from flame.orchestrator.profiles import ProfileSet
 from flame.orchestrator.ticket import Scored
 from flame.records import RankRequest

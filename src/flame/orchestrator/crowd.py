@@ -9,20 +9,12 @@ class Crowd:
     """Requests by priority. Not thread-safe.
 
     Batch requests are counted with the interactive ones, those by themselves: so batch is what a full server refuses
-    first, and no interactive request is refused on its account. With a limit of n there are fewer than 2 n requests.
+    first, and no interactive request is refused on its account. With a limit of n there are no more than 2 n requests.
     """
 
     def __init__(self) -> None:
+        self.total = 0
         self._counts: dict[Priority, int] = {"interactive": 0, "batch": 0}
-
-    @property
-    def total(self) -> int:
-        """All requests."""
-        return sum(self._counts.values())
-
-    def count(self, priority: Priority) -> int:
-        """Requests of that very priority."""
-        return self._counts[priority]
 
     def before(self, priority: Priority) -> int:
         """Requests that take room from one of `priority`."""
@@ -31,3 +23,4 @@ class Crowd:
     def add(self, priority: Priority, number: int = 1) -> None:
         """Counts requests in; out, where `number` is below 0."""
         self._counts[priority] += number
+        self.total += number

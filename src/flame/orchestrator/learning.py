@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 _WEIGHT = 0.02
 """Weight of the newest observation in an average: what fifty of them say outweighs what came before."""
+
+_RARE_S = 1.0
+"""The time between two that come, before there is any experience."""
 
 _BLOCK = 256
 _BLOCKS = 16
@@ -14,10 +16,10 @@ _SAFE = 0.99
 
 
 class Mean:
-    """A mean in which the newest counts most; 0 as long as nothing was observed."""
+    """A mean in which the newest counts most; a first guess as long as nothing was observed."""
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    def __init__(self, first_guess: float = 0.0) -> None:
+        self.value = first_guess
 
     def add(self, value: float) -> None:
         """Takes in one observation."""
@@ -43,23 +45,26 @@ class Ratio:
 
 
 class Rate:
-    """How much comes in a second: the mean of what comes by the mean of the time between."""
+    """How much comes in a second: the mean of what comes by the mean of the time between.
+
+    Starts with next to nothing: some fifty that come make it a rate, and not two that happen to come together.
+    """
 
     def __init__(self) -> None:
         self._amount = Mean()
-        self._gap = Mean()
-        self._last = math.nan
+        self._gap = Mean(_RARE_S)
+        self._last: float | None = None
 
     def add(self, amount: float, now: float) -> None:
         """Takes in what comes now, in seconds of any clock."""
-        if not math.isnan(self._last):
-            self._amount.add(amount)
+        self._amount.add(amount)
+        if self._last is not None:
             self._gap.add(now - self._last)
         self._last = now
 
     def value(self, now: float) -> float:
-        """0 as long as nothing came twice; less and less where nothing comes any more."""
-        if not self._gap.value:
+        """Less and less where nothing comes any more."""
+        if self._last is None:
             return 0.0
         return self._amount.value / (self._gap.value + _WEIGHT * max(0.0, now - self._last - self._gap.value))
 

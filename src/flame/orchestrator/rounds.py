@@ -14,16 +14,16 @@ class Rounds:
     def __init__(self) -> None:
         self._held: dict[int, int] = {}
         self._rounds: list[int] = []  # how many users have a request in each round
-        self._total = 0
+        self.total = 0
 
     def enter(self, user: int) -> None:
         """Counts a request in, in the next round of its user."""
-        held = self._held.get(user, 0)
+        held = self.held(user)
         if held == len(self._rounds):
             self._rounds.append(0)
         self._rounds[held] += 1
         self._held[user] = held + 1
-        self._total += 1
+        self.total += 1
 
     def leave(self, user: int) -> None:
         """Counts a request out, whichever it was: those behind it move up."""
@@ -35,9 +35,12 @@ class Rounds:
             self._held[user] = held
         else:
             del self._held[user]
-        self._total -= 1
+        self.total -= 1
+
+    def held(self, user: int) -> int:
+        """Requests of one user."""
+        return self._held.get(user, 0)
 
     def ahead(self, user: int) -> float:
-        """The share of all requests that is served before one more of `user`."""
-        before = sum(islice(self._rounds, self._held.get(user, 0) + 1))
-        return before / self._total if self._total else 0.0
+        """The share of all requests that is served before one more of `user`, if no others come."""
+        return sum(islice(self._rounds, self.held(user) + 1)) / self.total if self.total else 0.0
