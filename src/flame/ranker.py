@@ -84,7 +84,8 @@ class Ranker:
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
-        self._workers = Workers(config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
+        # Requests of either priority: those of one must not wait for a thread that gathers for the other.
+        self._workers = Workers(2 * config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
         self._ledger = Ledger(self.metrics)
         self._lock = threading.Lock()
         self._closed = False

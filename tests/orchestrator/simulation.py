@@ -5,11 +5,12 @@ No threads and no waiting: events happen in order, at times that a seed decides,
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class World:
     contention: float = 0.0
     """What each other launch that runs adds to the time of one."""
     gather_s: float = 0.0
-    settings: dict[str, Any] = field(default_factory=dict)
+    overload: Literal["refuse", "truncate"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Simulation:
         self.outcomes: list[Outcome] = []
         profiles = costs(world.users)
         self.profiles = ProfileSet(SPEC, profiles, profiles)
-        config = OrchestratorConfig(**{"executors": world.executors, "max_in_flight": 5000} | world.settings)
+        config = OrchestratorConfig(executors=world.executors, max_in_flight=5000, overload=world.overload)
         self.admission = Admission(SPEC.input, self.profiles, config, self.metrics, clock=lambda: self.now)
         engine = HashEngine(SPEC, list(profiles), profiles)
         pool = StatePool(engine, self.profiles, world.executors, world.keep, self.metrics)
@@ -200,6 +201,7 @@ def poisson(
     ]
 
 
+@functools.cache
 def capacity(world: World, count: int = 4000) -> tuple[float, float]:
     """What a world serves where there is always more to do: requests and pairs in a second."""
     simulation = Simulation(world)
