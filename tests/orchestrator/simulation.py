@@ -84,10 +84,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one: `refused` at admission, `late`, or `ok` with so many candidates scored in time."""
+    """What became of one at a point of time: `refused` at admission, `late`, or `ok` with candidates scored in time."""
 
     arrival: Arrival
     kind: str
+    at: float
     scored: int = 0
 
 
@@ -132,7 +133,7 @@ class Simulation:
         try:
             permit = self.admission.admit(request)
         except RefusedError:
-            self.outcomes.append(Outcome(arrival, "refused"))
+            self.outcomes.append(Outcome(arrival, "refused", self.now))
         else:
             gathered = self.now + self.world.gather_s * self._random.uniform(0.5, 1.5)
             self._at(gathered, lambda: self._queue(arrival, permit))
@@ -180,7 +181,7 @@ class Simulation:
             permit.learn(ticket.future)
             permit.release()
             ok = ticket.error is None and (ticket.deadline is None or self.now <= ticket.deadline)
-            self.outcomes.append(Outcome(arrival, "ok" if ok else "late", permit.candidates * ok))
+            self.outcomes.append(Outcome(arrival, "ok" if ok else "late", self.now, permit.candidates * ok))
 
 
 def poisson(
