@@ -77,14 +77,14 @@ class Orchestrator:
         self,
         features: Features,
         *,
-        user: int = 0,
+        user: int | None = None,
         priority: Priority = "interactive",
         deadline: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Future[Scored]:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
-        Requests of one `user` take turns with those of others. Setting `cancelled` drops what has not begun, before it
+        Requests of one `user` take turns with those of others, all without one are as of one. Setting `cancelled` drops what has not begun, before it
         would begin, and `withdraw` at once; cancelling the future itself does nothing. The future raises
         `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or `ShuttingDown`; `submit` itself `QueueFull`,
         `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`, at once.

@@ -100,7 +100,7 @@ class _Turns:
     """The requests of one priority: users in the order of their turns, each with requests in the order they came."""
 
     def __init__(self) -> None:
-        self._users: OrderedDict[int, OrderedDict[Ticket, None]] = OrderedDict()
+        self._users: OrderedDict[int | None, OrderedDict[Ticket, None]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:

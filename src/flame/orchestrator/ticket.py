@@ -76,7 +76,7 @@ class Ticket:
         submitted: float,
         deadline: float | None,
         cancelled: threading.Event | None,
-        user: int = 0,
+        user: int | None = None,
         priority: Priority = "interactive",
     ) -> None:
         self.features = features
