@@ -84,10 +84,11 @@ class Orchestrator:
     ) -> Future[Scored]:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
-        Requests of one `user` take turns with those of others, all without one are as of one. Setting `cancelled` drops what has not begun, before it
-        would begin, and `withdraw` at once; cancelling the future itself does nothing. The future raises
-        `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or `ShuttingDown`; `submit` itself `QueueFull`,
-        `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`, at once.
+        Requests of one `user` take turns with those of others; those without one are as of one user. Setting
+        `cancelled` drops what has not begun, before it would begin, and `withdraw` drops it at once; cancelling the
+        future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or
+        `ShuttingDown`; `submit` itself `QueueFull`, `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or
+        `HistoryTooLong`, at once.
         """
         ticket = Ticket(
             features,
