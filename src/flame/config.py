@@ -84,7 +84,11 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     executors: Positive = 1
     """Launches that run at the same time."""
     max_in_flight: Positive = 64
-    """Requests admitted and not yet answered; one more is refused with `queue_full`."""
+    """Requests admitted and not yet answered; one more is refused with `queue_full`. Batch requests are counted with
+    interactive ones, and interactive ones by themselves: batch is refused first, and in nobody's way."""
+    overload: Literal["refuse", "truncate"] = "refuse"
+    """What becomes of a request whose deadline is too near: `refuse`; `truncate`: as many of its first candidates are
+    scored as can be in time, and the answer says so, or it is refused where not even the smallest profile can."""
     default_deadline_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 0.0
     """Deadline of a request that brings none; 0: no deadline."""
     timeline_entries: Annotated[int, Meta(ge=0, le=2**24)] = 2**14

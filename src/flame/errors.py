@@ -13,6 +13,7 @@ FlameError
 │   ├── InvalidHistory         columns of unequal length, unknown action, time out of order
 │   ├── HistoryTooLong         more events than the model's limit
 │   ├── InvalidScenario        a scenario the model was not built with
+│   ├── InvalidPriority        neither interactive nor batch
 │   └── InvalidFeature         unknown context feature, wrong shape, NaN or infinity
 ├── RefusedError               the request may be right; this server does not do it now
 │   ├── QueueFull              as many requests in flight as admission allows
@@ -126,6 +127,12 @@ class InvalidScenario(RequestError):
     """A scenario the model was not built with."""
 
     kind = "invalid_scenario"
+
+
+class InvalidPriority(RequestError):
+    """A priority that does not exist."""
+
+    kind = "invalid_priority"
 
 
 class InvalidFeature(RequestError):

@@ -23,6 +23,14 @@ class Metrics:
         self.request = self._histogram("request_seconds", "Time of one request in the ranker", _LATENCY)
         self.candidates = self._histogram("request_candidates", "Candidates of one request", _COUNTS)
         self.in_flight = self._gauge("in_flight", "Requests admitted and not yet answered")
+        self.refused = self._counter(
+            "refused",
+            "Requests refused, at admission or in the queue, by kind of error and priority",
+            "stage",
+            "reason",
+            "priority",
+        )
+        self.truncated = self._counter("truncated", "Requests of which only the first candidates were scored")
         self.queued = self._gauge("queued_launches", "Launches planned and waiting for an executor")
         self.launches = self._counter("launches", "Launches run", "profile", "kind")
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")

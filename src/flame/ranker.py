@@ -86,7 +86,8 @@ class Ranker:
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
         self.timeline: Timeline = self._orchestrator.timeline
-        self._workers = Workers(config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
+        # Requests of either priority: those of one must not wait for a thread that gathers for the other.
+        self._workers = Workers(2 * config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
         self._ledger = Ledger(self.metrics)
         self._lock = threading.Lock()
         self._closed = False
@@ -144,6 +145,8 @@ class Ranker:
         if request.deadline is None and self._deadline_s:
             request = replace(request, deadline=began + self._deadline_s)
         permit = self._orchestrator.admission.admit(request)
+        if permit.truncated:
+            request = replace(request, candidates=request.candidates[: permit.candidates])
         answer = Answer()
         try:
             self._workers.submit(partial(self._gather, request, permit, answer, began))
@@ -195,16 +198,23 @@ class Ranker:
             marks = Marks(began, admitted, time.monotonic())
             scored = self._orchestrator.submit(
                 features,
+                user=request.user,
+                priority=request.priority,
                 deadline=request.deadline,
                 cancelled=answer.dropped,
                 request_id=request.request_id,
-                user=request.user,
             )
         except BaseException as error:
             self._give_back(features, permit)
             self._fail(answer, error, began)
         else:
             scored.add_done_callback(partial(self._respond, request, features, permit, answer, marks))
+            answer.add_done_callback(partial(self._withdraw, scored))
+
+    def _withdraw(self, scored: Future[Scored], answer: Future[RankResponse]) -> None:
+        """A client who has gone leaves the queue at once, on the thread that says so."""
+        if answer.cancelled():
+            self._orchestrator.withdraw(scored)
 
     def _respond(
         self,
@@ -217,8 +227,9 @@ class Ranker:
     ) -> None:
         """The second half, on the thread that ran the last launch: no hand-over stands between scores and answer."""
         try:
+            permit.learn(scored)
             self._give_back(features, permit)
-            response = self._response(request, features.counts, scored.result(), marks)
+            response = self._response(request, features.counts, scored.result(), marks, permit.truncated)
         except BaseException as error:
             self._fail(answer, error, marks.began)
         else:
@@ -231,7 +242,9 @@ class Ranker:
             if features is not None:
                 self._features.release(features)
 
-    def _response(self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks) -> RankResponse:
+    def _response(
+        self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks, truncated: bool
+    ) -> RankResponse:
         tasks = request.tasks or tuple(self._columns)
         scores = _finite(scored.scores)
         if tasks != tuple(self._columns):
@@ -247,6 +260,7 @@ class Ranker:
             launches=scored.launches,
             history_reused=scored.reused,
             request_id=request.request_id,
+            truncated=truncated,
         )
 
     def _fail(self, answer: Answer, error: BaseException, began: float) -> None:

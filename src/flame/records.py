@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from flame.layout import PackedLayout, Words
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
+
+Priority = Literal["interactive", "batch"]
+"""Who is served first: requests that somebody waits for, then those that only have to be done some time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class RankRequest:
     tasks: tuple[str, ...] = ()
     deadline: float | None = None
     request_id: str = ""
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,10 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class RankResponse:
-    """Scores `[candidates, tasks]` in the order of the request, and how they came about."""
+    """Scores `[candidates, tasks]` in the order of the request, and how they came about.
+
+    A `truncated` answer has the scores of the first candidates only: more could not be scored before the deadline.
+    """
 
     scores: Scores
     tasks: tuple[str, ...]
@@ -112,3 +120,4 @@ class RankResponse:
     request_id: str = ""
     history_reused: bool = False
     """Whether the history was encoded for another request: then no launch of this one encoded it."""
+    truncated: bool = False

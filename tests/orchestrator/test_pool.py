@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,60 @@ def test_a_cancelled_request_is_dropped_before_it_starts(start, features: Make) 
         gone.result(60)
     running.result(60)
     assert len(engine.log) == 1
+
+
+def test_who_withdraws_leaves_the_queue_while_a_launch_runs(start, features: Make) -> None:
+    orchestrator, engine, metrics = start(max_in_flight=2)
+    engine.gate.clear()
+    running = orchestrator.submit(features(1, 5))
+    assert engine.entered.acquire(timeout=60)
+    gone = orchestrator.submit(features(2, 5), deadline=time.monotonic() + 600)
+    with pytest.raises(QueueFull):
+        orchestrator.submit(features(3, 5))
+    orchestrator.withdraw(gone)
+    with pytest.raises(RequestCancelled):
+        gone.result(0)
+    assert len(orchestrator._schedule._pending) == 0
+    waiting = orchestrator.submit(features(3, 5))
+    engine.gate.set()
+    assert running.result(60).launches == waiting.result(60).launches == 1
+    labels = {"stage": "queue", "reason": "cancelled", "priority": "interactive"}
+    assert metrics.registry.get_sample_value("flame_refused_total", labels) == 1
+    orchestrator.withdraw(waiting)
+
+
+def test_batch_requests_wait_for_interactive_ones_and_users_take_turns(start, features: Make) -> None:
+    orchestrator, engine, _ = start(max_in_flight=20)
+    engine.gate.clear()
+    first = orchestrator.submit(features(0, 5))
+    assert engine.entered.acquire(timeout=60)
+    order: list[str] = []
+
+    def submit(name: str, **whose: Any) -> Future[Scored]:
+        future = orchestrator.submit(features(len(name), 5), **whose)
+        future.add_done_callback(lambda _: order.append(name))
+        return future
+
+    futures = [submit("batch", user=1, priority="batch")]
+    futures += [submit(f"greedy {number}", user=2) for number in range(3)]
+    futures += [submit("modest", user=3)]
+    engine.gate.set()
+    for future in (first, *futures):
+        future.result(60)
+    assert order == ["greedy 0", "modest", "greedy 1", "greedy 2", "batch"]
+
+
+def test_batch_requests_take_no_room_from_interactive_ones(start, features: Make) -> None:
+    orchestrator, engine, _ = start(max_in_flight=2)
+    engine.gate.clear()
+    futures = [orchestrator.submit(features(number, 5), priority="batch") for number in range(2)]
+    with pytest.raises(QueueFull):
+        orchestrator.submit(features(8, 5), priority="batch")
+    futures += [orchestrator.submit(features(number, 5)) for number in range(2)]
+    with pytest.raises(QueueFull):
+        orchestrator.submit(features(9, 5))
+    engine.gate.set()
+    assert all(future.result(60) for future in futures)
 
 
 def test_cancelling_between_slices_drops_the_slices_that_have_not_begun(start, features: Make) -> None:

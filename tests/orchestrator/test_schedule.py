@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flame.errors import DeadlineExceeded, ShuttingDown
+from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
 from flame.orchestrator.reuse import Reuse
@@ -32,12 +33,16 @@ def queue(start) -> Callable[..., Schedule]:
     return make
 
 
-def ticket(features: Features, deadline: float | None = None) -> Ticket:
-    return Ticket(features, 2, submitted=time.monotonic(), deadline=deadline, cancelled=None)
+def ticket(features: Features, deadline: float | None = None, **whose: Any) -> Ticket:
+    return Ticket(features, 2, submitted=time.monotonic(), deadline=deadline, cancelled=None, **whose)
 
 
 def take(schedule: Schedule) -> Job:
-    job = schedule.take(time.monotonic())
+    return take_at(schedule, time.monotonic())
+
+
+def take_at(schedule: Schedule, now: float) -> Job:
+    job = schedule.take(now)
     assert job is not None
     return job
 
@@ -111,6 +116,69 @@ def test_late_requests_are_dropped_without_a_launch(queue, features: Make) -> No
     assert schedule.take(time.monotonic()) is None
     assert schedule.pop_settled() == [late]
     assert isinstance(late.error, DeadlineExceeded)
+
+
+def test_late_requests_are_dropped_though_others_are_before_them(queue, features: Make) -> None:
+    schedule = queue()
+    patient = [ticket(features(number, 5)) for number in range(5)]
+    late = ticket(features(9, 5), deadline=50.0, priority="batch")
+    for one in (*patient, late):
+        schedule.add(one)
+    assert schedule.take(50.0) is not None
+    assert schedule.pop_settled() == [late]
+    assert schedule.alive == 5
+
+
+def test_a_request_that_would_be_late_at_the_end_of_its_launch_is_not_run(queue, features: Make) -> None:
+    """A launch of 16 candidates takes 0.366 ms."""
+    schedule = queue()
+    doomed, fine = ticket(features(1, 5), deadline=10.0003), ticket(features(2, 5), deadline=10.0005)
+    schedule.add(doomed)
+    schedule.add(fine)
+    assert take_at(schedule, 10.0).requests() == {fine}
+    assert schedule.pop_settled() == [doomed]
+    assert isinstance(doomed.error, DeadlineExceeded)
+    assert "0.4 ms" in str(doomed.error)
+
+
+def test_launches_that_take_less_than_was_measured_are_known_to(queue, features: Make) -> None:
+    schedule = queue()
+    for number in range(50):
+        schedule.add(ticket(features(number, 5)))
+        schedule.finish(take_at(schedule, 10.0), began=10.0, ended=10.00018)
+    schedule.add(ticket(features(99, 5), deadline=10.0003))
+    assert take_at(schedule, 10.0).parts
+
+
+def test_launches_that_take_longer_are_no_reason_to_drop_anybody(queue, features: Make) -> None:
+    schedule = queue()
+    for number in range(50):
+        schedule.add(ticket(features(number, 5)))
+        schedule.finish(take_at(schedule, 10.0), began=10.0, ended=20.0)
+    schedule.add(ticket(features(99, 5), deadline=10.0005))
+    assert take_at(schedule, 10.0).parts
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_who_withdraws_is_answered_at_once(queue, features: Make, planned: bool) -> None:
+    schedule = queue(executors=2)
+    whole, sliced = ticket(features(1, 5)), ticket(features(2, 200))
+    schedule.add(whole)
+    schedule.add(sliced)
+    jobs = [take(schedule)]
+    if planned:
+        jobs.append(take(schedule))
+        finish(schedule, jobs.pop())
+    schedule.withdraw(sliced.future, RequestCancelled("gone"))
+    assert schedule.pop_settled() == [sliced]
+    assert schedule.take(time.monotonic()) is None
+    schedule.withdraw(sliced.future, RequestCancelled("gone"))
+    schedule.withdraw(whole.future, RequestCancelled("gone"))
+    assert schedule.pop_settled() == [], "a launch still reads its features"
+    finish(schedule, jobs[0])
+    assert schedule.pop_settled() == [whole]
+    assert isinstance(whole.error, RequestCancelled)
+    assert schedule.alive == schedule.waiting == len(schedule._pending) == 0
 
 
 def test_a_cut_spares_requests_whose_last_launch_runs(queue, features: Make) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flame.errors import DeadlineExceeded, QueueFull, RequestError, TooManyCandidates
+from flame.errors import DeadlineExceeded, InvalidPriority, QueueFull, RequestError, TooManyCandidates
+from flame.orchestrator.forecast import Forecast
 from flame.records import RankRequest
 from tests.ranker.parts import close_to
 
@@ -79,6 +80,48 @@ def test_cancelling_ends_the_wait_at_once_and_drops_the_work(bench) -> None:
     assert not running.cancel()
     one.ranker.rank(request)
     assert one.engine.launches == 2
+
+
+def test_a_request_cancelled_in_the_queue_gives_its_permit_back_while_a_launch_runs(bench) -> None:
+    one = bench(max_in_flight=2)
+    one.engine.gate.clear()
+    request = RankRequest(user=1, candidates=np.arange(1, 5))
+    running = one.ranker.start(request)
+    assert one.engine.entered.acquire(timeout=60)
+    for _ in range(20):
+        gone = one.ranker.start(request)
+        gone.cancel()
+        while one.ranker._orchestrator.admission.in_flight > 1:
+            time.sleep(0.001)
+    one.engine.gate.set()
+    running.result(60)
+    assert one.engine.launches == 1
+    assert one.ranker.statistics().failed == 20
+
+
+def test_an_unknown_priority_is_a_mistake(bench) -> None:
+    with pytest.raises(InvalidPriority, match="'urgent'"):
+        bench().ranker.start(RankRequest(user=1, candidates=np.arange(1, 5), priority="urgent"))
+
+
+def test_the_first_candidates_are_scored_where_time_is_short(bench) -> None:
+    one = bench(overload="truncate", candidates=(8, 16, 23))
+    profiles = one.ranker._orchestrator.profiles
+    request = RankRequest(user=1, candidates=np.arange(1, 24))
+    whole = one.ranker.rank(replace(request, deadline=time.monotonic() + 600))
+    assert not whole.truncated
+    assert len(whole.scores) == 23
+    profiles.predict = lambda events, candidates: 60_000.0 * candidates  # a minute each
+    for minutes, left in ((22, 16), (9, 8)):
+        one.ranker._orchestrator.admission._forecast = Forecast(1)
+        response = one.ranker.rank(replace(request, deadline=time.monotonic() + 60 * minutes))
+        assert (response.truncated, len(response.scores)) == (True, left)
+        close_to(response, whole.scores[:left])
+    one.ranker._orchestrator.admission._forecast = Forecast(1)
+    with pytest.raises(DeadlineExceeded):
+        one.ranker.rank(replace(request, deadline=time.monotonic() + 60 * 7))
+    assert one.metrics.registry.get_sample_value("flame_truncated_total") == 2
+    assert one.metrics.registry.get_sample_value("flame_pairs_total") == 23 + 16 + 8
 
 
 def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> None:

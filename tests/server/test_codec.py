@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flame.errors import FlameError, InvalidTensor, MalformedRequest, RequestError
+from flame.errors import FlameError, InvalidPriority, InvalidTensor, MalformedRequest, RequestError
 from flame.server import codec
 from flame.server.oip import InferRequest, InferResponse
 
@@ -57,6 +57,23 @@ def test_the_earliest_deadline_counts() -> None:
     content = {"inputs": [], "parameters": {"deadline_ms": 500, "timeout": 250_000}}
     assert decode(content).deadline == 100.25
     assert codec.decode(msgspec.json.encode(content), None, "m", "", 100.0, 100.1)[0].deadline == 100.1
+
+
+def test_a_priority_of_the_body_wins_over_that_of_the_header() -> None:
+    def priority(header: Any, **parameters: Any) -> str:
+        body = msgspec.json.encode({"inputs": [], "parameters": parameters})
+        return codec.decode(body, None, "m", "", 100.0, None, header)[0].priority
+
+    assert priority(None) == "interactive"
+    assert priority("batch") == "batch"
+    assert priority("batch", priority="interactive") == "interactive"
+    assert priority(None, priority=2) == "batch"
+
+
+@pytest.mark.parametrize("priority", ["", "Batch", "urgent", 3, -1, 1.0, True, [1], {}])
+def test_a_priority_is_one_of_two(priority: Any) -> None:
+    with pytest.raises(InvalidPriority, match="'interactive' or 'batch'"):
+        decode({"inputs": [], "parameters": {"priority": priority}})
 
 
 @pytest.mark.parametrize("deadline", ["50", True, [50]])

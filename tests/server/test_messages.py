@@ -96,9 +96,22 @@ def test_the_earliest_deadline_counts() -> None:
     assert messages.decode(message(), 100.0, None).deadline is None
 
 
+@pytest.mark.parametrize(
+    ("parameter", "priority"),
+    [({"string_param": "batch"}, "batch"), ({"int64_param": 1}, "interactive"), ({"uint64_param": 2}, "batch")],
+)
+def test_a_priority_comes_as_word_or_number(parameter: dict[str, Any], priority: str) -> None:
+    made = message(parameters={"priority": pb.InferParameter(**parameter)})
+    assert messages.decode(made, 100.0, None).priority == priority
+    assert messages.decode(message(), 100.0, None).priority == "interactive"
+
+
 def test_a_response_has_raw_scores_and_parameters() -> None:
     scores = np.array([[0.25, 0.5]], np.float32)
-    made = messages.encode(InferResponse("m", "1", "x", {"like": scores}, {"backend": "eager", "stale": 2}))
+    made = messages.encode(
+        InferResponse("m", "1", "x", {"like": scores}, {"backend": "eager", "stale": 2, "truncated": True})
+    )
+    assert made.parameters["truncated"].WhichOneof("parameter_choice") == "bool_param"
     assert (made.model_name, made.model_version, made.id) == ("m", "1", "x")
     assert (made.parameters["backend"].string_param, made.parameters["stale"].int64_param) == ("eager", 2)
     assert (made.outputs[0].name, list(made.outputs[0].shape)) == ("like", [1, 2])

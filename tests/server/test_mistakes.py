@@ -66,6 +66,11 @@ MISTAKES = {
     "deadline that is no number": (
         replace(GOOD, parameters={"deadline_ms": "soon"}), errors.MalformedRequest, "'soon'"
     ),
+    "priority that does not exist": (
+        replace(GOOD, parameters={"priority": "urgent"}), errors.InvalidPriority, "'urgent'"
+    ),
+    "priority beyond the numbers": (replace(GOOD, parameters={"priority": 3}), errors.InvalidPriority, "'3'"),
+    "priority that is no whole number": (replace(GOOD, parameters={"priority": 1.0}), errors.InvalidPriority, "'1.0'"),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from flame.errors import (
     InvalidCandidates,
     InvalidFeature,
     InvalidHistory,
+    InvalidPriority,
     MalformedRequest,
     RequestError,
 )
@@ -54,6 +55,7 @@ def test_the_full_request() -> None:
             "context": {"hour": 17, "battery": 1, "place": [0.5, 2]},
             "tasks": ["like"],
             "deadline_ms": 50,
+            "priority": "batch",
             "request_id": "a",
         }
     )
@@ -62,7 +64,7 @@ def test_the_full_request() -> None:
     assert [np.asarray(value).dtype for value in request.context.values()] == [np.int32, np.float32, np.float32]
     assert np.asarray(request.context["place"]).tolist() == [0.5, 2]
     assert (request.scenario, request.tasks, request.request_id) == (2, ("like",), "a")
-    assert request.deadline == 100.05
+    assert (request.deadline, request.priority) == (100.05, "batch")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,9 @@ def test_the_full_request() -> None:
         (LEAST | {"context": {"place": 0.5}}, InvalidFeature, "place"),
         (LEAST | {"context": {"place": [[0.5, 1]]}}, InvalidFeature, "place"),
         (b'{"user": 1, "candidates": [1], "context": {"battery": NaN}}', MalformedRequest, "malformed"),
+        (LEAST | {"priority": "urgent"}, InvalidPriority, "'urgent'"),
+        (LEAST | {"priority": -1}, InvalidPriority, "'-1'"),
+        (LEAST | {"priority": True}, MalformedRequest, "$.priority"),
     ],
 )
 def test_what_is_wrong_is_named(content: Any, error: type[FlameError], said: str) -> None:
@@ -111,6 +116,22 @@ def test_the_answer_has_scores_by_task_and_all_that_made_them() -> None:
         "admission": 0.01, "features": 0.25, "queue": 0.0, "compute": 5.0, "respond": 0.04, "total": 5.3
     }  # fmt: skip
     assert (answer["model"], answer["version"], answer["backend"], answer["launches"]) == ("m", "1", "eager", 2)
+    assert (answer["truncated"], answer["candidates_scored"]) == (False, 3)
+
+
+def test_a_truncated_answer_names_the_candidates_it_has_scores_of() -> None:
+    times, counts = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), FeatureCounts()
+    scores = np.array([[0.5], [1.0]], np.float32)
+    response = RankResponse(scores, ("like",), "m", "1", "eager", counts, times, 1, truncated=True)
+    answer = msgspec.json.decode(rank_json.encode(decode(LEAST), response))
+    assert (answer["candidates"], answer["scores"]) == ([3, 1], {"like": [0.5, 1.0]})
+    assert (answer["truncated"], answer["candidates_scored"]) == (True, 2)
+
+
+def test_a_priority_of_the_body_wins_over_that_of_the_header() -> None:
+    bodies = [LEAST, LEAST | {"priority": 1}, LEAST | {"priority": 2}, LEAST | {"priority": 0}]
+    decoded = [rank_json.decode(msgspec.json.encode(body), CONTEXT, 0.0, None, "batch") for body in bodies]
+    assert [request.priority for request in decoded] == ["batch", "interactive", "batch", "interactive"]
 
 
 @settings(deadline=None)
@@ -123,7 +144,7 @@ def test_any_bytes_are_a_request_or_a_request_error(body: bytes) -> None:
 @settings(deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(["user", "candidates", "history", "scenario", "context", "tasks", "deadline_ms", "request_id"]),
+        st.sampled_from(["user", "candidates", "history", "scenario", "context", "tasks", "deadline_ms", "priority"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
             lambda inner: (

@@ -13,7 +13,7 @@ from flame.errors import InvalidTensor, PackageError
 from flame.records import FeatureCounts, RankResponse, StageTimes
 from flame.schema import Field
 from flame.server.oip import InferRequest, Values
-from flame.server.signature import Signature, scores_by_task
+from flame.server.signature import Signature, candidates_scored, scores_by_task
 
 Inputs = dict[str, Values]
 
@@ -32,7 +32,7 @@ def inputs(users: int = 2, candidates: int = 3, events: int = 4) -> Inputs:
 
 
 def request(given: Inputs, outputs: tuple[str, ...] = ()) -> InferRequest:
-    return InferRequest("tiny-climber", "", given, outputs, deadline=5.0, request_id="a")
+    return InferRequest("tiny-climber", "", given, outputs, deadline=5.0, request_id="a", priority="batch")
 
 
 def test_every_user_gets_a_request_of_their_own(signature: Signature) -> None:
@@ -43,6 +43,7 @@ def test_every_user_gets_a_request_of_their_own(signature: Signature) -> None:
     assert second.history.items.tolist() == [1004, 1005, 1006, 1007]
     assert second.history.timestamps.tolist() == [4, 5, 6, 7]
     assert (second.scenario, second.tasks, second.deadline, second.request_id) == (2, ("like",), 5.0, "a")
+    assert second.priority == "batch"
     assert second.context["hour"] == np.int32(1)
     assert np.shape(second.context["battery"]) == ()
 
@@ -141,3 +142,13 @@ def test_scores_go_to_the_task_and_the_user_they_are_of() -> None:
     outputs = scores_by_task(both)
     assert list(outputs) == ["like", "share"]
     assert outputs["share"].tolist() == [[1, 3, 5], [7, 9, 11]]
+
+
+def test_a_tensor_has_as_many_candidates_as_were_scored_for_every_user() -> None:
+    times, counts = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), FeatureCounts()
+    rows = [np.arange(2 * size, dtype=np.float32).reshape(size, 2) for size in (5, 3, 4)]
+    made = [RankResponse(row, ("like", "share"), "m", "1", "e", counts, times, 1, truncated=True) for row in rows]
+    assert candidates_scored(made) == 3
+    scores = scores_by_task(made)
+    assert scores["share"].tolist() == [[1.0, 3.0, 5.0]] * 3
+    assert scores_by_task(made[:1])["like"].tolist() == [[0.0, 2.0, 4.0, 6.0, 8.0]]

@@ -115,6 +115,15 @@ def test_infer_with_requested_outputs_and_a_deadline(client: Any, library: Modul
     assert np.abs(result.as_numpy("share") - oracle_scores(oracle, Question(given))["share"]).max() < TOLERANCE
 
 
+def test_infer_with_a_priority_as_the_client_knows_it(client: Any, library: ModuleType, server: Server) -> None:
+    labels = {"stage": "admission", "reason": "deadline_exceeded", "priority": "batch"}
+    before = server.metric("flame_refused_total", **labels)
+    client.infer(MODEL, inputs(library, tensors()), priority=2)
+    with pytest.raises(Exception, match="deadline"):
+        client.infer(MODEL, inputs(library, tensors()), priority=2, parameters={"deadline_ms": -1})
+    assert server.metric("flame_refused_total", **labels) == before + 1
+
+
 def test_an_error_reaches_the_client(client: Any, library: ModuleType) -> None:
     from tritonclient.utils import InferenceServerException
 

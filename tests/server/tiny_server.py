@@ -2,7 +2,8 @@
 
     python tiny_server.py '{"server.drain_s": 1}'
 
-prints one line of JSON with the ports when it is ready, and one when it has ended.
+prints one line of JSON with the ports when it is ready, and one when it has ended. Beside settings it takes `launch_s`:
+every launch then takes so many seconds for each slot of a candidate, and is known to.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
+import flame.ranker
 from flame.config import load
+from flame.engine.backends.base import Engine, LaunchBuffers
+from flame.engine.build import build
 from flame.engine.presets import preset
+from flame.engine.spec import ProfileCost
 from flame.errors import StoreUnavailable
 from flame.features.store.base import UserRecord
 from flame.features.store.memory import MemoryStore
@@ -78,10 +85,26 @@ def _history(schema: InputSchema, events: int, random: np.random.Generator) -> H
     )
 
 
+def slowed(engine: Engine, seconds: float) -> Engine:
+    """`engine` with launches that take so long for each slot of a candidate, and costs that say so."""
+    engine.costs = {p: ProfileCost(*[1e3 * seconds * p.users * p.candidates] * 3) for p in engine.profiles}
+    for name in ("rank", "encode", "score"):
+        setattr(engine, name, partial(_slowly, getattr(engine, name), seconds))
+    return engine
+
+
+def _slowly(run: Callable[..., None], seconds: float, buffers: LaunchBuffers, *rest: object) -> None:
+    time.sleep(seconds * buffers.profile.users * buffers.profile.candidates)
+    run(buffers, *rest)
+
+
 def main() -> None:
     """Serves until a signal comes."""
     frozen = gc.get_freeze_count()
-    config = load(overrides=json.loads(sys.argv[1]))
+    overrides = json.loads(sys.argv[1])
+    if seconds := overrides.pop("launch_s", 0.0):
+        flame.ranker.build = lambda *given, **named: slowed(build(*given, **named), seconds)
+    config = load(overrides=overrides)
     ranker = Ranker.load(MODEL, config, store=known_store(preset("tiny-climber").input))
     cut = serve(
         ranker,

@@ -53,6 +53,7 @@ def run(args: Namespace) -> int:
 
     with bar() as show, Ranker.load(args.model, config, progress=show) as ranker:
         response = ranker.rank(request)
+    args.candidates = args.candidates[: len(response.scores)]
     print(json.dumps(_content(args, response)) if args.json else _text(args, response))
     return 0
 
@@ -96,6 +97,7 @@ def _content(args: Namespace, response: RankResponse) -> dict[str, Any]:
         "times_us": asdict(response.times),
         "launches": response.launches,
         "history_reused": response.history_reused,
+        "truncated": response.truncated,
     }
 
 
@@ -111,6 +113,8 @@ def _text(args: Namespace, response: RankResponse) -> str:
         f"{response.model} {response.version} ({response.backend}): {times.total / 1e3:.2f} ms, of which "
         f"features {times.features / 1e3:.2f}, queue {times.queue / 1e3:.2f}, compute {times.compute / 1e3:.2f}"
     )
+    if response.truncated:
+        print(f"truncated: only the first {len(response.scores)} candidates could be scored in time", file=sys.stderr)
     if counts.degraded:
         print(
             f"degraded: {counts.stale} stale, {counts.missing} missing, {counts.unknown} unknown feature rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import get_args
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from flame.errors import (
     InvalidCandidates,
     InvalidFeature,
     InvalidHistory,
+    InvalidPriority,
     InvalidScenario,
     InvalidTensor,
     TooManyCandidates,
@@ -18,7 +20,7 @@ from flame.errors import (
 )
 from flame.features.rows import BadValue, field_words
 from flame.features.store.history import check_types, check_values, describe
-from flame.records import History, RankRequest
+from flame.records import History, Priority, RankRequest
 from flame.schema import Field, InputSchema
 
 
@@ -34,6 +36,8 @@ def check(request: RankRequest, schema: InputSchema, tasks: Collection[str]) -> 
         _check_history(request.history, schema)
     if not isinstance(request.scenario, int | np.integer) or not 0 <= request.scenario < schema.scenarios:
         raise InvalidScenario(f"scenario {request.scenario!r} is not an integer in [0, {schema.scenarios})")
+    if request.priority not in get_args(Priority):
+        raise InvalidPriority(f"priority {request.priority!r} is not one of {', '.join(get_args(Priority))}")
     if request.context:
         _check_context(request, schema)
     for task in request.tasks:

@@ -10,7 +10,16 @@ from concurrent.futures import Future
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
-from flame.errors import ExecutionError, FlameError, InvalidCandidates, QueueFull, ShuttingDown, TooManyCandidates
+from flame.errors import (
+    ExecutionError,
+    FlameError,
+    InvalidCandidates,
+    QueueFull,
+    RefusedError,
+    RequestCancelled,
+    ShuttingDown,
+    TooManyCandidates,
+)
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.executor import Executor
@@ -22,7 +31,7 @@ from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.orchestrator.timeline import Timeline
-from flame.records import Features
+from flame.records import Features, Priority
 
 _log = logging.getLogger(__name__)
 
@@ -73,14 +82,17 @@ class Orchestrator:
         self,
         features: Features,
         *,
+        user: int | None = None,
+        priority: Priority = "interactive",
         deadline: float | None = None,
         cancelled: threading.Event | None = None,
         request_id: str = "",
-        user: int | None = None,
     ) -> Future[Scored]:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
-        `request_id` and `user` name it on the timeline. Setting `cancelled` drops what has not begun; cancelling the
+        Requests of one `user` take turns with those of others; those without one are as of one user. `request_id` names
+        it on the timeline. Setting `cancelled` drops what has not begun, before it would begin, and `withdraw` drops it
+        at once; cancelling the
         future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or
         `ShuttingDown`; `submit` itself `QueueFull`, `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or
         `HistoryTooLong`, at once.
@@ -94,17 +106,25 @@ class Orchestrator:
             number=next(self._numbers),
             request_id=request_id,
             user=user,
+            priority=priority,
         )
         self._check(ticket)
+        ticket.cost_ms = self.profiles.predict(ticket.demand.events, ticket.demand.candidates)
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
-            if self._schedule.alive >= self._limit:
-                raise QueueFull(f"{self._limit} requests are in the queue or running; try again later")
+            if (before := self._schedule.before(priority)) >= self._limit:
+                raise QueueFull(f"{before} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
             self._mark_queue(time.monotonic())
             self._work.notify()
         return ticket.future
+
+    def withdraw(self, future: Future[Scored]) -> None:
+        """Ends the request with that future at once, unless a launch of it runs; then, after that. Any thread."""
+        with self._lock:
+            self._schedule.withdraw(future, RequestCancelled("the client went away before the work was done"))
+        self._answer()
 
     def close(self, drain_s: float = 0.0) -> int:
         """Takes nothing new, waits at most `drain_s` for what is in the queue, and fails the rest with `ShuttingDown`.
@@ -177,15 +197,10 @@ class Orchestrator:
             if not self._schedule.alive:
                 self._over.notify_all()
         for ticket in ended:
-            if ticket.error is None:
-                self.admission.observe(self._predict(ticket), ticket.spent_ms)
+            if isinstance(ticket.error, RefusedError):
+                self._metrics.refused.labels("queue", ticket.error.kind, ticket.priority).inc()
             self.timeline.answered(ticket)
             ticket.answer()
-
-    def _predict(self, ticket: Ticket) -> float:
-        """What the request was expected to cost, knowing by now whether its history was there."""
-        demand = ticket.demand
-        return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
 
 
 def _run(executor: Executor, job: Job, times: list[float]) -> FlameError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from flame.config import OrchestratorConfig
@@ -115,6 +115,12 @@ class Tier:
         undercuts."""
         return self._offers[kind]
 
+    def fewer(self, candidates: int) -> Iterator[int]:
+        """Counts below `candidates` that fill launches without padding, most first."""
+        largest = self.sizes[-1]
+        yield from range((candidates - 1) // largest * largest, largest, -largest)
+        yield from (size for size in reversed(self.sizes) if size < candidates)
+
     def profile(self, kind: Kind, users: int, candidates: int) -> Profile:
         """The profile of the cheapest launch with that many slots of that many candidates."""
         found = self._launches[kind][users][bisect_left(self.sizes, candidates)][1]
@@ -185,6 +191,11 @@ class ProfileSet:
         """All profiles that can take the demand in one launch, smallest first; none means that it must be split."""
         tiers = [tier for tier in self.tiers if events <= tier.events]
         return tuple(p for tier in tiers for p in sorted(tier.costs) if p.candidates >= candidates)
+
+    def price(self, profile: Profile, kind: Kind) -> float:
+        """Milliseconds of one launch."""
+        price: float = getattr(self.costs[profile], kind)
+        return price
 
     def predict(self, events: int, candidates: int, *, encoded: bool = False) -> float:
         """Milliseconds of device time for one request that shares its launches with nobody.

@@ -1,22 +1,27 @@
 """What waits and what runs: the queue of requests, and of the launches planned for them. No threads, no waiting.
 
-Requests are planned when an executor asks for work and no planned launch is ready, oldest first, as many at once as
-can share a launch without leaving another executor idle. Of requests with the same history, one is planned before the
-others, who may then share what it encodes. Launches start in planned order once those they depend on have ended.
+Requests are planned when an executor asks for work and no planned launch is ready, in the order of the queue
+(`flame.orchestrator.queue`), as many at once as can share a launch without leaving another executor idle. Of requests
+with the same history, one is planned before the others, who may then share what it encodes. Launches start in planned
+order once those they depend on have ended.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
-from collections import deque
+from concurrent.futures import Future
 
 from flame.errors import ExecutionError, FlameError
+from flame.orchestrator.crowd import Crowd
 from flame.orchestrator.job import Job
+from flame.orchestrator.learning import Ratio
 from flame.orchestrator.plan import Launch, Planner
 from flame.orchestrator.profiles import ProfileSet
+from flame.orchestrator.queue import RequestQueue
 from flame.orchestrator.reuse import Reuse
-from flame.orchestrator.ticket import Ticket
+from flame.orchestrator.ticket import Scored, Ticket
+from flame.records import Priority
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +34,13 @@ class Schedule:
         self._reuse = reuse
         self._planner = planner
         self._idle = executors
-        self._pending: deque[Ticket] = deque()
+        self._pending = RequestQueue()
         self._ready: list[Job] = []
         self._settled: list[Ticket] = []
-        self._tickets: set[Ticket] = set()
+        self._tickets: dict[Future[Scored], Ticket] = {}
+        self._crowd = Crowd()
         self._planned = 0
+        self._pace = Ratio()
         self.waiting = 0
         """Launches planned and not begun."""
 
@@ -41,6 +48,10 @@ class Schedule:
     def alive(self) -> int:
         """Requests accepted and not yet settled."""
         return len(self._tickets)
+
+    def before(self, priority: Priority) -> int:
+        """Those of them that take room from a request of `priority`."""
+        return self._crowd.before(priority)
 
     @property
     def pending(self) -> int:
@@ -54,14 +65,26 @@ class Schedule:
 
     def add(self, ticket: Ticket) -> None:
         """Queues an accepted request."""
-        self._tickets.add(ticket)
-        self._pending.append(ticket)
+        self._tickets[ticket.future] = ticket
+        self._crowd.add(ticket.priority)
+        self._pending.push(ticket)
+
+    def withdraw(self, future: Future[Scored], error: FlameError) -> None:
+        """Drops what has not begun of the request with that future, unless it has ended."""
+        ticket = self._tickets.get(future)
+        if ticket is not None and not ticket.error:
+            self._fail(ticket, error)
 
     def take(self, now: float) -> Job | None:
         """The next launch to run, counted as running from now on; None when there is nothing to do.
 
-        Requests that are late or cancelled are dropped here, before each of their launches.
+        Requests that are late or cancelled are dropped here, before each of their launches; so are those who would be
+        late at the end of the launch.
         """
+        for ticket in self._pending.pop_late(now):
+            refusal = ticket.refusal(now)
+            assert refusal, "its deadline has passed"
+            self._fail(ticket, refusal)
         while self._ready or self._pending:
             if not self._ready:
                 self._plan(now)
@@ -76,6 +99,7 @@ class Schedule:
     def finish(self, job: Job, *, began: float, ended: float, error: FlameError | None = None) -> None:
         """Books a launch that `take` gave out; with `error`, it fails the requests in it and nobody else."""
         self._idle += 1
+        self._pace.add(self._profiles.price(job.launch.profile, job.launch.kind), (ended - began) * 1e3)
         self._charge(job, (ended - began) * 1e3)
         for ticket in job.requests():
             ticket.running -= 1
@@ -90,7 +114,9 @@ class Schedule:
     def cut(self, error: FlameError) -> int:
         """Fails every request that has work not begun; those whose last launches run may finish. How many were cut."""
         cut = [
-            ticket for ticket in self._tickets if not ticket.error and (not ticket.left or ticket.left > ticket.running)
+            ticket
+            for ticket in self._tickets.values()
+            if not ticket.error and (not ticket.left or ticket.left > ticket.running)
         ]
         for ticket in cut:
             self._fail(ticket, error)
@@ -99,7 +125,7 @@ class Schedule:
 
     def abandon(self, error: FlameError) -> int:
         """Fails what is left although it seems to run: its executor does not come back. How many had no error yet."""
-        left = list(self._tickets)
+        left = list(self._tickets.values())
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
@@ -128,13 +154,13 @@ class Schedule:
         self._commit(plan.launches, batch)
 
     def _batch(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
-        """Takes the next requests out of the queue; those with the history of one of them stay at its head."""
+        """Takes the next requests out of the queue; those with the history of one of them go back to its head."""
         share = -(-len(self._pending) // max(self._idle, 1))
         batch: list[Ticket] = []
         twins: list[Ticket] = []
         new: set[bytes] = set()
         while self._pending and len(batch) < min(share, self._profiles.widest):
-            ticket = self._pending.popleft()
+            ticket = self._pending.pop()
             key = self._reuse.key(ticket)
             if refusal := ticket.refusal(now):
                 self._fail(ticket, refusal)
@@ -144,7 +170,7 @@ class Schedule:
                 batch.append(ticket)
                 if key and not self._reuse.find(ticket):
                     new.add(key)
-        self._pending.extendleft(reversed(twins))
+        self._pending.put_back(twins)
         return batch, twins
 
     def _commit(self, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
@@ -170,8 +196,10 @@ class Schedule:
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""
+        # A slow time is no reason to drop anybody: were all dropped on its account, nobody would ever see it end.
+        takes_ms = self._profiles.price(job.launch.profile, job.launch.kind) * min(1.0, self._pace.value)
         for ticket in job.tickets():
-            if not ticket.error and (refusal := ticket.refusal(now)):
+            if not ticket.error and (refusal := ticket.refusal(now, takes_ms)):
                 self._fail(ticket, refusal)
         job.seat()
         for ticket in job.requests():
@@ -205,7 +233,8 @@ class Schedule:
         if ticket.settled:
             return
         ticket.settled = True
-        self._tickets.discard(ticket)
-        stranded = self._reuse.leave(ticket)
-        self._pending.extendleft(reversed(stranded))
+        del self._tickets[ticket.future]
+        self._crowd.add(ticket.priority, -1)
+        self._pending.remove(ticket)
+        self._pending.put_back(self._reuse.leave(ticket))
         self._settled.append(ticket)

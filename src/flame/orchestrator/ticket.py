@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ import numpy as np
 from flame.errors import DeadlineExceeded, FlameError, RequestCancelled
 from flame.orchestrator.plan import Demand
 from flame.orchestrator.states import Held
-from flame.records import Features, Scores
+from flame.records import Features, Priority, Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Scores `[candidates, tasks]` of one request; microseconds before its first launch, and from there to its end.
 
-    `reused` says that they were scored against a history that was encoded for another request.
+    `reused` says that they were scored against a history that was encoded for another request. `spent_ms` is its share
+    of the device time of its launches.
     """
 
     scores: Scores
@@ -27,6 +29,7 @@ class Scored:
     compute_us: float
     launches: int
     reused: bool = False
+    spent_ms: float = 0.0
 
 
 class Ticket:
@@ -36,11 +39,13 @@ class Ticket:
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
     `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
     `words_at` and `scores_at` are the addresses of the request's packed words and of its scores.
+    `user`, `priority` and `cost_ms`, what it is predicted to cost, say when its turn comes.
     """
 
     __slots__ = (
         "alone",
         "cancelled",
+        "cost_ms",
         "deadline",
         "demand",
         "ended",
@@ -51,6 +56,7 @@ class Ticket:
         "launches",
         "left",
         "number",
+        "priority",
         "request_id",
         "reused",
         "round",
@@ -76,13 +82,16 @@ class Ticket:
         number: int = 0,
         request_id: str = "",
         user: int | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         self.number = number
         self.request_id = request_id
-        self.user = user
         self.features = features
         self.words_at: int = features.words.ctypes.data
         self.demand = Demand(max(features.lengths, default=0), features.layout.candidates)
+        self.user = user
+        self.priority: Priority = priority
+        self.cost_ms = 0.0
         self.deadline = deadline
         self.cancelled = cancelled
         self.future: Future[Scored] = Future()
@@ -104,13 +113,18 @@ class Ticket:
         # Nobody but `answer` may end the future: a caller who gives up sets `cancelled`.
         self.future.set_running_or_notify_cancel()
 
-    def refusal(self, now: float) -> FlameError | None:
-        """Why no work should be started for it any more, if there is a reason."""
+    def refusal(self, now: float, takes_ms: float = 0.0) -> FlameError | None:
+        """Why no work that takes so long should be started for it any more, if there is a reason."""
         if self.cancelled is not None and self.cancelled.is_set():
             return RequestCancelled("the client went away before the work was done")
-        if self.deadline is not None and now >= self.deadline:
-            late_ms = (now - self.deadline) * 1e3
-            return DeadlineExceeded(f"the deadline passed {late_ms:.1f} ms ago, while the request was in the queue")
+        left_ms = math.inf if self.deadline is None else (self.deadline - now) * 1e3
+        if left_ms <= 0:
+            return DeadlineExceeded(f"the deadline passed {-left_ms:.1f} ms ago, while the request was in the queue")
+        if left_ms < takes_ms:
+            return DeadlineExceeded(
+                f"after its wait in the queue the deadline is in {left_ms:.1f} ms, "
+                f"and the launch is expected to take {takes_ms:.1f} ms"
+            )
         return None
 
     def restart(self) -> None:
@@ -129,7 +143,7 @@ class Ticket:
             return
         started = self.ended if self.started is None else self.started
         queue_us, compute_us = (started - self.submitted) * 1e6, (self.ended - started) * 1e6
-        self.future.set_result(Scored(self.scores, queue_us, compute_us, self.launches, self.reused))
+        self.future.set_result(Scored(self.scores, queue_us, compute_us, self.launches, self.reused, self.spent_ms))
 
 
 class Part(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from flame.errors import InvalidTensor, MalformedRequest
-from flame.server import deadline, tensors
+from flame.records import Priority
+from flame.server import deadline, priority, tensors
 from flame.server.oip import InferRequest, InferResponse, Values
 from flame.server.tensors import quoted
 
@@ -69,12 +70,13 @@ def decode(
     version: str,
     arrival: float,
     header_deadline: float | None = None,
+    header_priority: Priority | None = None,
 ) -> tuple[InferRequest, Wanted]:
     """The request in `body`, and how its outputs are to be written.
 
     `json_bytes` is the value of header `Inference-Header-Content-Length`, `arrival` the time the request came in,
-    `header_deadline` one that came in a header.
-    Raises `MalformedRequest` and `InvalidTensor`. Tensors may be read-only views of `body`.
+    `header_deadline` and `header_priority` what came in headers.
+    Raises `MalformedRequest`, `InvalidPriority` and `InvalidTensor`. Tensors may be read-only views of `body`.
     """
     text, binary = _split(body, json_bytes)
     try:
@@ -88,6 +90,7 @@ def decode(
         outputs=tuple(output.name for output in content.outputs),
         deadline=deadline.earliest(header_deadline, deadline.from_parameters(content.parameters, arrival)),
         request_id=content.id,
+        priority=priority.from_parameters(content.parameters, header_priority),
     )
     return request, _wanted(content)
 

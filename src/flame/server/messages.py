@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flame.errors import InvalidTensor, MalformedRequest
-from flame.server import deadline, tensors
+from flame.server import deadline, priority, tensors
 from flame.server.oip import InferRequest, InferResponse, Values
 from flame.server.proto import open_inference_pb2 as pb
 from flame.server.tensors import quoted
@@ -17,15 +17,17 @@ _CONTENTS = {"INT64": "int64_contents", "INT32": "int_contents", "FP32": "fp32_c
 def decode(message: pb.ModelInferRequest, arrival: float, call_deadline: float | None) -> InferRequest:
     """The request in `message`, which came in at `arrival`; `call_deadline` is that of the gRPC call, if it has one.
 
-    Raises `MalformedRequest` and `InvalidTensor`.
+    Raises `MalformedRequest`, `InvalidPriority` and `InvalidTensor`.
     """
+    parameters = _parameters(message.parameters)
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
         inputs=tensors.named(_values(message)),
         outputs=tuple(output.name for output in message.outputs),
-        deadline=deadline.earliest(call_deadline, deadline.from_parameters(_parameters(message.parameters), arrival)),
+        deadline=deadline.earliest(call_deadline, deadline.from_parameters(parameters, arrival)),
         request_id=message.id,
+        priority=priority.from_parameters(parameters),
     )
 
 
@@ -35,6 +37,8 @@ def encode(response: InferResponse) -> pb.ModelInferResponse:
     for name, value in response.parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
+        elif isinstance(value, bool):
+            message.parameters[name].bool_param = value
         else:
             message.parameters[name].int64_param = value
     for name, scores in response.outputs.items():

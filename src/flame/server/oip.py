@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flame.records import Scores
+from flame.records import Priority, Scores
 
 Values = NDArray[np.generic]
 
@@ -27,18 +27,20 @@ class InferRequest:
     outputs: tuple[str, ...] = ()
     deadline: float | None = None
     request_id: str = ""
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """Scores `[users, candidates]` of every task asked for.
+    """Scores `[users, candidates]` of every task asked for; of fewer candidates than asked for where it is truncated.
 
     `parameters` tell how the answer came about: backend, launches, how many features were stale, missing or unknown,
-    so that a degraded answer never looks like a full one, and the microseconds of the stages.
+    and whether it is truncated and to how many candidates, so that a degraded answer never looks like a full one, and
+    the microseconds of the stages.
     """
 
     model: str
     version: str
     request_id: str
     outputs: Mapping[str, Scores]
-    parameters: Mapping[str, str | int]
+    parameters: Mapping[str, str | int | bool]

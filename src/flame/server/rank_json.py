@@ -2,9 +2,11 @@
 
     {"user": 42, "candidates": [1, 2, 3],
      "history": {"items": [7, 8], "actions": [0, 1], "timestamps": [1700000000, 1700000060]},
-     "scenario": 0, "context": {"hour": 17}, "tasks": ["click"], "deadline_ms": 50, "request_id": "a"}
+     "scenario": 0, "context": {"hour": 17}, "tasks": ["click"], "deadline_ms": 50, "priority": "batch",
+     "request_id": "a"}
 
 All but `user` and `candidates` may be left out. The answer holds the scores of each task in the order of `candidates`.
+One that is `truncated` names and scores the first `candidates_scored` of the request's candidates only.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from flame.errors import FlameError, InvalidCandidates, InvalidFeature, InvalidHistory, MalformedRequest
-from flame.records import History, Ids, RankRequest, RankResponse, StageTimes
+from flame.records import History, Ids, Priority, RankRequest, RankResponse, StageTimes
 from flame.schema import Field
-from flame.server import deadline
+from flame.server import deadline, priority
 from flame.server.tensors import quoted
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -40,13 +42,20 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     context: dict[str, Any] = {}
     tasks: list[str] = []
     deadline_ms: float | None = None
+    priority: str | int | None = None
     request_id: str = ""
 
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def decode(body: bytes, context: Mapping[str, Field], arrival: float, header_deadline: float | None) -> RankRequest:
+def decode(
+    body: bytes,
+    context: Mapping[str, Field],
+    arrival: float,
+    header_deadline: float | None,
+    header_priority: Priority | None = None,
+) -> RankRequest:
     """The request in `body`; `context` are the model's context features by name. Raises `RequestError`s."""
     try:
         content = _decoder.decode(body)
@@ -62,6 +71,7 @@ def decode(body: bytes, context: Mapping[str, Field], arrival: float, header_dea
         tasks=tuple(content.tasks),
         deadline=deadline.earliest(own, header_deadline),
         request_id=content.request_id,
+        priority=priority.from_parameters({"priority": content.priority}, header_priority),
     )
 
 
@@ -71,11 +81,13 @@ def encode(request: RankRequest, response: RankResponse) -> bytes:
     return msgspec.json.encode(
         {
             "user": request.user,
-            "candidates": request.candidates.tolist(),
+            "candidates": request.candidates[: len(response.scores)].tolist(),
             "scores": {task: response.scores[:, index].tolist() for index, task in enumerate(response.tasks)},
             "model": response.model,
             "version": response.version,
             "backend": response.backend,
+            "truncated": response.truncated,
+            "candidates_scored": len(response.scores),
             "degraded": counts.degraded,
             "features": msgspec.to_builtins(counts),
             "times_ms": _milliseconds(response.times),

@@ -22,7 +22,8 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from flame.errors import MalformedRequest, ShuttingDown, UnknownRoute
-from flame.server import codec, deadline, describe, rank_json
+from flame.records import Priority
+from flame.server import codec, deadline, describe, priority, rank_json
 from flame.server.asgi import BINARY, JSON, TEXT, Header, Request, Response, json_response
 from flame.server.service import Service
 from flame.server.tensors import quoted
@@ -31,6 +32,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _TRACE_NAME: Header = (b"content-disposition", b'attachment; filename="flame-trace.json"')
 _JSON_BYTES = b"inference-header-content-length"
 _DEADLINE = deadline.HEADER.lower().encode()
+_PRIORITY = priority.HEADER.lower().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,13 @@ class Routes:
     async def _infer(self, request: Request, model: str, version: str) -> Response:
         self._service.check_model(model, version)
         decoded, wanted = codec.decode(
-            request.body, _json_bytes(request), model, version, request.arrival, _header_deadline(request)
+            request.body,
+            _json_bytes(request),
+            model,
+            version,
+            request.arrival,
+            _header_deadline(request),
+            _header_priority(request),
         )
         encoded = codec.encode(await self._service.infer(decoded), wanted)
         if encoded.json_bytes is None:
@@ -117,7 +125,9 @@ class Routes:
 
     async def _rank(self, request: Request) -> Response:
         context = self._service.signature.context
-        decoded = rank_json.decode(request.body, context, request.arrival, _header_deadline(request))
+        decoded = rank_json.decode(
+            request.body, context, request.arrival, _header_deadline(request), _header_priority(request)
+        )
         return Response(rank_json.encode(decoded, await self._service.rank(decoded)), JSON)
 
     async def _trace(self, request: Request) -> Response:
@@ -179,3 +189,8 @@ def _seconds(request: Request) -> float | None:
     if name != "seconds" or not 0 < seconds < math.inf:
         raise MalformedRequest(f"the query {quoted(text)} is not seconds=N with a number above 0")
     return seconds
+
+
+def _header_priority(request: Request) -> Priority | None:
+    value = request.headers.get(_PRIORITY)
+    return None if value is None else priority.from_header(value.decode("latin-1"))

@@ -13,7 +13,7 @@ from flame.errors import FlameError, ShuttingDown, UnknownModel
 from flame.records import RankRequest, RankResponse
 from flame.server import describe
 from flame.server.oip import InferRequest, InferResponse
-from flame.server.signature import Signature, scores_by_task
+from flame.server.signature import Signature, candidates_scored, scores_by_task
 from flame.server.statistics import Failures, model_statistics
 from flame.server.tensors import quoted
 from flame.server.traces import Traces
@@ -178,14 +178,16 @@ def _ended_in(future: asyncio.Future[RankResponse], error: FlameError) -> bool:
     return future.done() and not future.cancelled() and future.exception() is error
 
 
-def _parameters(responses: Sequence[RankResponse]) -> dict[str, str | int]:
-    """Where the scores came from, what was degraded, and the stages of the user that took longest."""
+def _parameters(responses: Sequence[RankResponse]) -> dict[str, str | int | bool]:
+    """Where the scores came from, what was left out or degraded, and the stages of the user that took longest."""
     counts = [response.counts for response in responses]
     times = max((response.times for response in responses), key=lambda times: times.total)
     return {
         "backend": responses[0].backend,
         "launches": sum(response.launches for response in responses),
         "histories_reused": sum(response.history_reused for response in responses),
+        "truncated": any(response.truncated for response in responses),
+        "candidates_scored": candidates_scored(responses),
         "stale": sum(count.stale for count in counts),
         "missing": sum(count.missing for count in counts),
         "unknown": sum(count.unknown for count in counts),

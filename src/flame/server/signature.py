@@ -8,7 +8,8 @@
     scenario             INT64 [users, 1]           optional
     <context feature>    INT32 or FP32 [users, *shape of the feature]   optional, one for each
 
-Outputs are FP32 `[users, candidates]`, one for each task and named by it. A last dimension of 1 may be left out.
+Outputs are FP32 `[users, candidates]`, one for each task and named by it. A last dimension of 1 may be left out. In an
+answer that is truncated they have fewer candidates, for all users the same number.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Signature:
             tasks=request.outputs,
             deadline=request.deadline,
             request_id=request.request_id,
+            priority=request.priority,
         )
 
     def _checked(self, given: Mapping[str, Values]) -> dict[str, Values]:
@@ -115,12 +117,21 @@ class Signature:
 
 
 def scores_by_task(responses: Sequence[RankResponse]) -> dict[str, Scores]:
-    """Scores `[users, candidates]` of each task, from one response per user with equal numbers of candidates."""
+    """Scores `[users, candidates]` of each task, from one response per user.
+
+    A tensor has no room for rows of unequal length: it has as many candidates as were scored for every user.
+    """
     if len(responses) == 1:
         scores: Scores = responses[0].scores[np.newaxis]
     else:
-        scores = np.stack([response.scores for response in responses])
+        fewest = candidates_scored(responses)
+        scores = np.stack([response.scores[:fewest] for response in responses])
     return {task: scores[..., index] for index, task in enumerate(responses[0].tasks)}
+
+
+def candidates_scored(responses: Sequence[RankResponse]) -> int:
+    """How many candidates were scored for every user."""
+    return min(len(response.scores) for response in responses)
 
 
 def _inputs(spec: ModelSpec) -> Iterator[TensorSpec]:

@@ -93,6 +93,7 @@ class Sender:
             self._record.scored(index, now, future.result())
         else:
             self._record.failed(index, now, getattr(error, "kind", type(error).__name__))
+        permit.learn(future)
         permit.release()
         self._ended()
 

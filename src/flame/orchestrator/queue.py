@@ -1,0 +1,145 @@
+"""The order in which waiting requests are served: interactive before batch, and users in turn. Not thread-safe.
+
+Two rules, each O(1) for every request:
+
+* **Users take turns.** Within a priority each user who waits has one turn, in the order in which they came, and a turn
+  is one request. So a request waits for one of every other user's requests for each of its own user's before it, and
+  for nobody's backlog. One user alone, or users with one request each, are served as they came.
+* **Batch has a small share.** Interactive requests go first, but while batch requests wait, what is taken of them adds
+  up to `BATCH_SHARE` of what is taken of interactive ones, in predicted milliseconds: the next batch request waits for
+  interactive work of at most its own cost divided by `BATCH_SHARE`, and one request more.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from flame.orchestrator.ticket import Ticket
+from flame.records import Priority
+
+BATCH_SHARE = 0.05
+"""Device time of batch requests for that of interactive ones, where both wait."""
+
+_SPARE = 64
+"""Entries of requests that have left, kept before they are cleared away."""
+
+
+class RequestQueue:
+    """Requests that are not planned yet. Every request in it is there once."""
+
+    def __init__(self) -> None:
+        self._turns: dict[Priority, _Turns] = {"interactive": _Turns(), "batch": _Turns()}
+        self._earned_ms = 0.0
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._entries = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._turns.values()))
+
+    def push(self, ticket: Ticket) -> None:
+        """Puts a new request at the end of its user's, and a user who did not wait at the end of the users."""
+        self._turns[ticket.priority].push(ticket)
+        self._expect(ticket)
+
+    def put_back(self, tickets: Sequence[Ticket]) -> None:
+        """Gives requests that were popped, and their users, their places back: the first comes next of its priority."""
+        for ticket in reversed(tickets):
+            self._turns[ticket.priority].put_back(ticket)
+            self._expect(ticket)
+
+    def pop(self) -> Ticket:
+        """Takes out whoever is next; there must be somebody."""
+        interactive, batch = self._turns["interactive"], self._turns["batch"]
+        first = not len(interactive) or (len(batch) and self._earned_ms >= batch.head().cost_ms)
+        ticket = (batch if first else interactive).pop()
+        if ticket.priority == "batch":
+            self._earned_ms = max(0.0, self._earned_ms - ticket.cost_ms)
+        elif len(batch):
+            self._earned_ms += BATCH_SHARE * ticket.cost_ms
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        """Takes out a request, wherever it waits; nothing happens where it does not."""
+        if ticket in self:
+            self._turns[ticket.priority].remove(ticket)
+
+    def pop_late(self, now: float) -> list[Ticket]:
+        """Takes out the requests whose deadline has passed, so that those behind them are counted and served as if
+        they had never come. O(log n) for each."""
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            ticket = heapq.heappop(self._deadlines)[2]
+            if ticket in self:
+                self.remove(ticket)
+                late.append(ticket)
+        return late
+
+    def clear(self) -> None:
+        """Forgets all requests."""
+        for turns in self._turns.values():
+            turns.clear()
+        self._deadlines.clear()
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._turns[ticket.priority]
+
+    def _expect(self, ticket: Ticket) -> None:
+        """Remembers the deadline. Entries of requests that have left go when they are the greater part."""
+        if ticket.deadline is None:
+            return
+        self._entries += 1
+        heapq.heappush(self._deadlines, (ticket.deadline, self._entries, ticket))
+        if len(self._deadlines) > 2 * len(self) + _SPARE:
+            self._deadlines = [entry for entry in self._deadlines if entry[2] in self]
+            heapq.heapify(self._deadlines)
+
+
+class _Turns:
+    """The requests of one priority: users in the order of their turns, each with requests in the order they came."""
+
+    def __init__(self) -> None:
+        self._users: OrderedDict[int | None, OrderedDict[Ticket, None]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._users.get(ticket.user, ())
+
+    def clear(self) -> None:
+        self._users.clear()
+        self._count = 0
+
+    def head(self) -> Ticket:
+        """The request that `pop` would take."""
+        return next(iter(next(iter(self._users.values()))))
+
+    def push(self, ticket: Ticket) -> None:
+        self._users.setdefault(ticket.user, OrderedDict())[ticket] = None
+        self._count += 1
+
+    def put_back(self, ticket: Ticket) -> None:
+        """To the head of its user's requests, and its user to the head of the users."""
+        self.push(ticket)
+        self._users[ticket.user].move_to_end(ticket, last=False)
+        self._users.move_to_end(ticket.user, last=False)
+
+    def pop(self) -> Ticket:
+        user, tickets = next(iter(self._users.items()))
+        ticket, _ = tickets.popitem(last=False)
+        self._count -= 1
+        if tickets:
+            self._users.move_to_end(user)
+        else:
+            del self._users[user]
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        tickets = self._users[ticket.user]
+        del tickets[ticket]
+        self._count -= 1
+        if not tickets:
+            del self._users[ticket.user]

@@ -1,0 +1,46 @@
+"""Who is served in which round, where users take turns: what of the work in flight is ahead of one more request."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+
+class Rounds:
+    """Requests in flight by user. A user's first is served in the first round, their second in the second, and so on.
+
+    Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}
+        self._rounds: list[int] = []  # how many users have a request in each round
+        self.total = 0
+
+    def enter(self, user: int) -> None:
+        """Counts a request in, in the next round of its user."""
+        held = self.held(user)
+        if held == len(self._rounds):
+            self._rounds.append(0)
+        self._rounds[held] += 1
+        self._held[user] = held + 1
+        self.total += 1
+
+    def leave(self, user: int) -> None:
+        """Counts a request out, whichever it was: those behind it move up."""
+        held = self._held[user] - 1
+        self._rounds[held] -= 1
+        if not self._rounds[-1]:
+            self._rounds.pop()
+        if held:
+            self._held[user] = held
+        else:
+            del self._held[user]
+        self.total -= 1
+
+    def held(self, user: int) -> int:
+        """Requests of one user."""
+        return self._held.get(user, 0)
+
+    def ahead(self, user: int) -> float:
+        """The share of all requests that is served before one more of `user`, if no others come."""
+        return sum(islice(self._rounds, self.held(user) + 1)) / self.total if self.total else 0.0
