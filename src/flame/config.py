@@ -83,6 +83,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     first; memory for them is taken at start. 0: a history is encoded for one request and forgotten."""
     executors: Positive = 1
     """Launches that run at the same time."""
+    launch_limit_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 10_000.0
+    """Longest time of one launch; what takes longer is given up and its executor replaced. 0: no limit."""
     max_in_flight: Positive = 64
     """Requests admitted and not yet answered; one more is refused with `queue_full`."""
     default_deadline_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 0.0

@@ -25,6 +25,11 @@ class Metrics:
         self.in_flight = self._gauge("in_flight", "Requests admitted and not yet answered")
         self.queued = self._gauge("queued_launches", "Launches planned and waiting for an executor")
         self.launches = self._counter("launches", "Launches run", "profile", "kind")
+        self.launches_failed = self._counter(
+            "launches_failed", "Launches that failed: error, refused or hang", "reason"
+        )
+        self.executors = self._gauge("executors", "Executors by state: running, rebuilding or out", "state")
+        self.rebuilds = self._counter("executor_rebuilds", "Rebuilds of executors: ok or failed", "outcome")
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
         self.state_hits = self._counter("state_hits", "Requests whose history was encoded, or about to be, for another")
         self.state_misses = self._counter("state_misses", "Requests whose history was not")
@@ -43,8 +48,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="flame", registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, namespace="flame", registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="flame", registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, namespace="flame", registry=self.registry, buckets=buckets)

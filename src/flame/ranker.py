@@ -141,6 +141,7 @@ class Ranker:
         check(request, self.spec.input, tuple(self._columns))
         if request.deadline is None and self._deadline_s:
             request = replace(request, deadline=began + self._deadline_s)
+        self._orchestrator.check()
         permit = self._orchestrator.admission.admit(request)
         answer = Answer()
         try:
@@ -149,6 +150,11 @@ class Ranker:
             permit.release()
             raise
         return answer
+
+    @property
+    def failed(self) -> Future[None]:
+        """Ends when every executor of the engine has failed for good: from then on `start` raises `EngineFailed`."""
+        return self._orchestrator.failed
 
     def statistics(self) -> Statistics:
         """Sums over the requests that have ended."""

@@ -17,6 +17,7 @@ from flame.layout import SCENARIO
 from flame.metrics import Metrics
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features
+from tests.faulty_engine import until
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -44,13 +45,6 @@ def counts(metrics: Metrics) -> dict[str, float | None]:
 
 def kinds(engine) -> list[str]:
     return [kind for kind, _ in engine.log]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 def test_a_second_request_with_the_same_history_is_only_scored(start, page: Make, expected: Expected) -> None:

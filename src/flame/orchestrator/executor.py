@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
 from flame.engine.spec import Profile
 from flame.layout import CANDIDATES, PackedViews
+from flame.orchestrator.attempt import Attempt
 from flame.orchestrator.profiles import Kind
 from flame.orchestrator.ticket import Part
 
@@ -21,22 +22,34 @@ class Executor:
             buffers = engine.buffers(profile)
             self._buffers[profile] = buffers, buffers.layout.views(buffers.words)
 
-    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part]) -> None:
+    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part], attempt: Attempt) -> None:
         """Fills slot `i` with `parts[i]`, launches, and copies the scores out into each ticket.
 
-        Blocks until the scores are there. Whatever the engine raises comes through; the buffers stay usable.
+        Blocks until the scores are there. Whatever the engine raises comes through, and `Abandoned` where `attempt`
+        was given up meanwhile. From its `begin` on, request buffers are not read; after it was given up, nothing is
+        written to a ticket.
         """
         buffers, views = self._buffers[profile]
         self._fill(views, kind, parts)
+        attempt.begin()
         if kind == "rank":
             self._engine.rank(buffers, len(parts))
         elif kind == "encode":
             self._engine.encode(buffers, _states(parts))
         else:
             self._engine.score(buffers, _states(parts))
+        attempt.end()
         if kind != "encode":
             for slot, part in enumerate(parts):
                 part.ticket.scores[part.start : part.stop] = buffers.scores[slot, : part.stop - part.start]
+
+    def trial(self) -> None:
+        """Ranks one candidate for a user without a history in the smallest profile; raises what the engine raises."""
+        buffers, views = self._buffers[min(self._buffers)]
+        views.header[:] = 0
+        views.header[0, CANDIDATES] = 1
+        views.candidates[0, 0] = 0
+        self._engine.rank(buffers, 1)
 
     def _fill(self, views: PackedViews, kind: Kind, parts: Sequence[Part]) -> None:
         """Copies what a launch of `kind` reads. Each sequence of events and each slice of candidates is one run."""

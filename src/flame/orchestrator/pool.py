@@ -9,16 +9,27 @@ from concurrent.futures import Future
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
-from flame.errors import ExecutionError, FlameError, InvalidCandidates, QueueFull, ShuttingDown, TooManyCandidates
+from flame.errors import (
+    ExecutionError,
+    FlameError,
+    InvalidCandidates,
+    InvalidLaunch,
+    QueueFull,
+    ShuttingDown,
+    TooManyCandidates,
+)
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
+from flame.orchestrator.attempt import Abandoned, Attempt
 from flame.orchestrator.executor import Executor
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
+from flame.orchestrator.post import Post
 from flame.orchestrator.profiles import ProfileSet
 from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
+from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Features
 
@@ -51,18 +62,31 @@ class Orchestrator:
         self._over = threading.Condition(self._lock)
         self._closing = False
         self._stopped = False
-        executors = [Executor(engine, self.profiles.profiles) for _ in range(config.executors)]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(executor,), name=f"flame-executor-{number}", daemon=True)
-            for number, executor in enumerate(executors)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._supervisor = Supervisor(
+            [Post(number, engine, self.profiles.profiles) for number in range(config.executors)],
+            self._schedule,
+            self._lock,
+            config.launch_limit_ms / 1e3,
+            metrics,
+            serve=self._serve,
+            answer=self._answer,
+        )
+        self._supervisor.start()
 
     @property
     def running(self) -> bool:
         """Whether an executor thread is alive; the engine must not be closed as long as one is."""
-        return any(thread.is_alive() for thread in self._threads)
+        return self._supervisor.running
+
+    @property
+    def failed(self) -> Future[None]:
+        """Ends when every executor has failed and none could be rebuilt: nothing is served any more."""
+        return self._supervisor.failed
+
+    def check(self) -> None:
+        """Raises `EngineFailed` when no executor is left."""
+        if not self._supervisor.left:
+            raise no_executor()
 
     def submit(
         self, features: Features, *, deadline: float | None = None, cancelled: threading.Event | None = None
@@ -70,14 +94,16 @@ class Orchestrator:
         """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
 
         Setting `cancelled` drops what has not begun; cancelling the future itself does nothing. The future raises
-        `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or `ShuttingDown`; `submit` itself `QueueFull`,
-        `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`, at once.
+        `DeadlineExceeded`, `RequestCancelled`, `ExecutionError`, `EngineFailed` or `ShuttingDown`; `submit` itself,
+        at once, `QueueFull`, `ShuttingDown`, `EngineFailed`, `InvalidCandidates`, `TooManyCandidates` or
+        `HistoryTooLong`.
         """
         ticket = Ticket(features, self._tasks, submitted=time.monotonic(), deadline=deadline, cancelled=cancelled)
         self._check(ticket)
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
+            self.check()
             if self._schedule.alive >= self._limit:
                 raise QueueFull(f"{self._limit} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
@@ -97,9 +123,7 @@ class Orchestrator:
             self._stopped = True
             self._work.notify_all()
         self._answer()
-        limit = time.monotonic() + _LAST_LAUNCH_S
-        for thread in self._threads:
-            thread.join(max(0.0, limit - time.monotonic()))
+        self._supervisor.stop(_LAST_LAUNCH_S)
         with self._lock:
             cut += self._schedule.abandon(error)
             self._states.clear()
@@ -113,22 +137,26 @@ class Orchestrator:
             raise TooManyCandidates(f"{ticket.demand.candidates} candidates; the model takes {self._max_candidates}")
         self.profiles.tier(ticket.demand.events)
 
-    def _serve(self, executor: Executor) -> None:
-        """The life of an executor thread."""
-        while job := self._next():
-            began = time.monotonic()
-            error = _run(executor, job)
-            with self._lock:
-                self._schedule.finish(job, began=began, ended=time.monotonic(), error=error)
-            self._count(job)
-            self._answer()
+    def _serve(self, post: Post) -> None:
+        """The life of an executor's thread: until the orchestrator stops, it is given up, or nothing can be rebuilt."""
+        try:
+            while post.executor is not None or self._supervisor.rebuild(post):
+                job = self._next(post)
+                if job is None:
+                    return
+                self._launch(post, job)
+        except Abandoned:
+            self._supervisor.returned(post)
 
-    def _next(self) -> Job | None:
+    def _next(self, post: Post) -> Job | None:
         """Waits for work; None when the orchestrator has stopped."""
         while True:
             with self._lock:
                 self._work.wait_for(lambda: self._schedule.has_work or self._stopped)
-                job = self._schedule.take(time.monotonic())
+                now = time.monotonic()
+                job = self._schedule.take(now)
+                if job:
+                    self._supervisor.launch(post, job, now)
                 self._metrics.queued.set(self._schedule.waiting)
                 if self._schedule.has_work:
                     self._work.notify()
@@ -136,6 +164,18 @@ class Orchestrator:
             self._answer()
             if job or stopped:
                 return job
+
+    def _launch(self, post: Post, job: Job) -> None:
+        began = time.monotonic()
+        executor, attempt = post.executor, post.attempt  # held here, lest buffers be freed under the lock
+        assert executor is not None
+        assert attempt is not None
+        error = _run(executor, job, attempt)
+        with self._lock:
+            self._schedule.finish(job, began=began, ended=time.monotonic(), error=error)
+            self._supervisor.launched(post, error)
+        self._count(job)
+        self._answer()
 
     def _count(self, job: Job) -> None:
         profile, kind = job.launch.profile, job.launch.kind
@@ -161,14 +201,19 @@ class Orchestrator:
         return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
 
 
-def _run(executor: Executor, job: Job) -> FlameError | None:
-    """Runs a launch; what the engine raises is logged in full and becomes the error of the requests in it."""
+def _run(executor: Executor, job: Job, attempt: Attempt) -> FlameError | None:
+    """Runs a launch; what the engine raises is logged in full and becomes the error of the requests in it.
+
+    Raises `Abandoned` where the launch was given up meanwhile.
+    """
     profile, kind = job.launch.profile, job.launch.kind
     try:
-        executor.run(profile, kind, job.parts)
-    except Exception as cause:
+        executor.run(profile, kind, job.parts, attempt)
+    except Abandoned:
+        raise
+    except BaseException as cause:
+        attempt.end()
         _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
-        return ExecutionError(
-            f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log"
-        )
+        error = InvalidLaunch if isinstance(cause, InvalidLaunch) else ExecutionError
+        return error(f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log")
     return None

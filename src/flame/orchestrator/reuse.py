@@ -82,6 +82,15 @@ class Reuse:
             del self._filling[ticket.held]
             self.pool.filled(ticket.held)
 
+    def lose(self, job: Job) -> list[int]:
+        """`job` was given up and may still touch its states: they are lost. The history length of each that was not."""
+        if job.launch.kind == "rank":
+            return []
+        held = {ticket.held for ticket in job.requests() if ticket.held is not None and not ticket.held.lost}
+        for one in held:
+            self.pool.lose(one)
+        return [one.history for one in held]
+
     def leave(self, ticket: Ticket) -> list[Ticket]:
         """Takes back the state of a ticket that is over; who waited for it in vain, to be planned anew, in order."""
         held, ticket.held = ticket.held, None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
+from collections.abc import Sequence
 
+from flame.engine.backends.base import HistoryState
 from flame.errors import ExecutionError, FlameError
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import Launch, Planner
@@ -82,6 +84,21 @@ class Schedule:
             self._settle_if_over(ticket)
         self._unblock(job)
 
+    def give_up(self, job: Job, *, began: float, now: float, error: FlameError) -> list[int]:
+        """Fails the requests of a launch that does not end. The history lengths of the states that it takes with it."""
+        lost = self._reuse.lose(job)
+        self.finish(job, began=began, ended=now, error=error)
+        return lost
+
+    def staff(self, executors: int) -> None:
+        """That many more idle executors ask for work from now on; less than none: fewer."""
+        self._idle += executors
+
+    def replace_states(self, states: Sequence[tuple[int, HistoryState]]) -> None:
+        """New states, each with its history length, in place of those that launches took with them."""
+        for history, state in states:
+            self._reuse.pool.replace(history, state)
+
     def cut(self, error: FlameError) -> int:
         """Fails every request that has work not begun; those whose last launches run may finish. How many were cut."""
         cut = [
@@ -93,13 +110,15 @@ class Schedule:
         return len(cut)
 
     def abandon(self, error: FlameError) -> int:
-        """Fails what is left although it seems to run: its executor does not come back. How many had no error yet."""
+        """Fails all that is left, also what seems to run: no executor comes back for it. How many had no error yet."""
         left = list(self._tickets)
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
             self._settle(ticket)
         self._pending.clear()
+        self._ready.clear()
+        self.waiting = 0
         return sound
 
     def pop_settled(self) -> list[Ticket]:

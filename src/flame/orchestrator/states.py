@@ -12,10 +12,11 @@ from flame.orchestrator.profiles import ProfileSet
 class Held:
     """One state that requests hold, or that is kept though nobody does. The pool alone changes it.
 
-    As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it.
+    As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it, and
+    `lost` that a launch which was given up may still touch it: then it is lent to nobody any more.
     """
 
-    __slots__ = ("fingerprint", "history", "holders", "ready", "state")
+    __slots__ = ("fingerprint", "history", "holders", "lost", "ready", "state")
 
     def __init__(self, state: HistoryState, history: int, fingerprint: bytes) -> None:
         self.state = state
@@ -23,6 +24,7 @@ class Held:
         self.fingerprint = fingerprint
         self.holders = 1
         self.ready = False
+        self.lost = False
 
 
 class StatePool:
@@ -90,7 +92,17 @@ class StatePool:
                 self._evict(held.history)
         else:
             self.forget(held)
-            self._free[held.history].append(held.state)
+            if not held.lost:
+                self._free[held.history].append(held.state)
+
+    def lose(self, held: Held) -> None:
+        """`held` never comes back, as a launch that was given up may still touch it; its holders go on with it."""
+        held.lost = True
+        self.forget(held)
+
+    def replace(self, history: int, state: HistoryState) -> None:
+        """Takes a new state in place of one that was lost."""
+        self._free[history].append(state)
 
     def clear(self) -> None:
         """Forgets every history; states in use go back when their holders give them."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from flame.errors import MalformedRequest, ShuttingDown, UnknownRoute
+from flame.errors import MalformedRequest, UnknownRoute
 from flame.server import codec, deadline, describe, rank_json
 from flame.server.asgi import BINARY, JSON, TEXT, Header, Request, Response, json_response
 from flame.server.service import Service
@@ -124,8 +124,8 @@ class Routes:
     def _ready(self, model: str = "", version: str = "") -> Response:
         if model:
             self._service.check_model(model, version)
-        if not self._service.ready:
-            raise ShuttingDown("the server is shutting down")
+        if obstacle := self._service.obstacle:
+            raise obstacle
         return Response()
 
 

@@ -94,9 +94,14 @@ class StreamLane:
         """Awake where the launch is short and there is a core for every launch to wait on and one for the requests."""
         done = self._awake if short else self._asleep
         with self._slots:
-            with torch.cuda.stream(self._stream):
-                steps()
-                done.record(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    steps()
+                    done.record(self._stream)
+            except BaseException:
+                # What was put there before the step that failed ends, before its memory can go to somebody else.
+                self._stream.synchronize()
+                raise
             done.synchronize()
 
 
