@@ -25,11 +25,11 @@ class Metrics:
         self.in_flight = self._gauge("in_flight", "Requests admitted and not yet answered")
         self.queued = self._gauge("queued_launches", "Launches planned and waiting for an executor")
         self.launches = self._counter("launches", "Launches run", "profile", "kind")
-        self.launches_failed = self._counter(
-            "launches_failed", "Launches that failed: error, refused or hang", "reason"
-        )
-        self.executors = self._gauge("executors", "Executors by state: running, rebuilding or out", "state")
-        self.rebuilds = self._counter("executor_rebuilds", "Rebuilds of executors: ok or failed", "outcome")
+        failures = "Launches that failed: error, refused or hang"
+        self.launches_failed = self._counter("launches_failed", failures, "device", "reason")
+        self.busy = self._counter("busy_seconds", "Time in launches, summed over the executors of a device", "device")
+        self.executors = self._gauge("executors", "Executors by state: running, rebuilding or out", "device", "state")
+        self.rebuilds = self._counter("executor_rebuilds", "Rebuilds of executors: ok or failed", "device", "outcome")
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
         self.state_hits = self._counter("state_hits", "Requests whose history was encoded, or about to be, for another")
         self.state_misses = self._counter("state_misses", "Requests whose history was not")

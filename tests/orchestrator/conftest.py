@@ -159,24 +159,44 @@ def costs(profiles: Sequence[Profile], *, launch: float = 0.05) -> dict[Profile,
 
 
 @pytest.fixture
-def start(spec: ModelSpec) -> Iterator[Callable[..., tuple[Orchestrator, FaultyEngine, Metrics]]]:
-    """Starts an orchestrator on a `FaultyEngine`; all are closed at the end of the test, gates opened.
+def start_devices(spec: ModelSpec) -> Iterator[Callable[..., tuple[Orchestrator, list[FaultyEngine], Metrics]]]:
+    """Starts an orchestrator on a `FaultyEngine` for each device; all are closed at the end of the test, healed.
 
     Keeps no states unless told: most tests count launches, and requests of theirs have histories in common.
     """
-    started: list[tuple[Orchestrator, FaultyEngine]] = []
+    started: list[tuple[Orchestrator, list[FaultyEngine]]] = []
 
     def make(
-        users: Sequence[int] = (1,), sizes: Sequence[int] = (16, 64), histories: Sequence[int] = (30,), **settings: Any
-    ) -> tuple[Orchestrator, FaultyEngine, Metrics]:
+        devices: int,
+        users: Sequence[int] = (1,),
+        sizes: Sequence[int] = (16, 64),
+        histories: Sequence[int] = (30,),
+        **settings: Any,
+    ) -> tuple[Orchestrator, list[FaultyEngine], Metrics]:
         profiles = [Profile(user, history, size) for user in users for history in histories for size in sizes]
-        engine, metrics = FaultyEngine(HashEngine(spec, profiles, costs(profiles))), Metrics()
-        orchestrator = Orchestrator(engine, OrchestratorConfig(**{"keep_states": 0} | settings), metrics)
-        started.append((orchestrator, engine))
-        return orchestrator, engine, metrics
+        engines = [FaultyEngine(HashEngine(spec, profiles, costs(profiles))) for _ in range(devices)]
+        if devices > 1:
+            for number, engine in enumerate(engines):
+                engine.device = f"cpu:{number}"
+        metrics = Metrics()
+        orchestrator = Orchestrator(engines, OrchestratorConfig(**{"keep_states": 0} | settings), metrics)
+        started.append((orchestrator, engines))
+        return orchestrator, engines, metrics
 
     yield make
-    for orchestrator, engine in started:
-        engine.heal()
+    for orchestrator, engines in started:
+        for engine in engines:
+            engine.heal()
         orchestrator.close()
         until(lambda ended=orchestrator: not ended.running)
+
+
+@pytest.fixture
+def start(start_devices: Callable[..., Any]) -> Callable[..., tuple[Orchestrator, FaultyEngine, Metrics]]:
+    """The same on one device."""
+
+    def make(*arguments: Any, **settings: Any) -> tuple[Orchestrator, FaultyEngine, Metrics]:
+        orchestrator, (engine,), metrics = start_devices(1, *arguments, **settings)
+        return orchestrator, engine, metrics
+
+    return make

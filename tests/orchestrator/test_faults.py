@@ -31,11 +31,14 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def executors(metrics: Metrics) -> tuple[int, int, int]:
     """How many run, are being rebuilt, and are out."""
     value = metrics.registry.get_sample_value
-    return tuple(int(value("flame_executors", {"state": state}) or 0) for state in ("running", "rebuilding", "out"))
+    return tuple(
+        int(value("flame_executors", {"device": "cpu", "state": state}) or 0)
+        for state in ("running", "rebuilding", "out")
+    )
 
 
 def counted(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(f"flame_{name}_total", labels) or 0.0
+    return metrics.registry.get_sample_value(f"flame_{name}_total", {"device": "cpu", **labels}) or 0.0
 
 
 def test_a_failed_launch_costs_the_executor_its_buffers_and_a_new_one_serves(
@@ -130,7 +133,7 @@ def test_a_hang_fails_its_requests_and_another_executor_takes_the_place(
 def test_what_comes_back_late_touches_nothing(start, features: Make, expected: Expected, kind: str) -> None:
     """The buffers of the request were given back and filled with something else, and others are in the states."""
     orchestrator, engine, metrics = start(launch_limit_ms=50, keep_states=0 if kind == "rank" else 4)
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     engine.hangs = nth(1, kinds=[kind])
     request = features(1, 200 if kind != "rank" else 5)
     future = orchestrator.submit(request)
@@ -140,7 +143,7 @@ def test_what_comes_back_late_touches_nothing(start, features: Make, expected: E
     request.words[:] = 0
     scores = ticket.scores.copy()
     until(lambda: executors(metrics) == (1, 0, 0))
-    assert orchestrator._states.free() == free, "what the launch took with it was replaced"
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free, "what the launch took with it was replaced"
     others = [features(seed, 200) for seed in range(2, 12)]
     answers = [orchestrator.submit(other).result(60).scores for other in others]
     engine.release()
@@ -150,7 +153,7 @@ def test_what_comes_back_late_touches_nothing(start, features: Make, expected: E
         np.testing.assert_array_equal(answer, expected(other))
         np.testing.assert_array_equal(later.scores, expected(other))
     np.testing.assert_array_equal(ticket.scores, scores)
-    assert orchestrator._states.free() == free
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free
 
 
 def test_a_history_whose_encode_hangs_is_encoded_for_those_who_wait(start, features: Make, expected: Expected) -> None:
@@ -198,7 +201,7 @@ def test_a_rebuild_that_hangs_is_given_up_too(
     request = features(2, 200)
     np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
     assert executors(metrics) == (1, 0, 0)
-    assert orchestrator._schedule._idle <= 1
+    assert orchestrator._schedule.idle <= 1
 
 
 def test_without_a_limit_a_launch_may_take_its_time(start, features: Make, expected: Expected) -> None:
@@ -242,7 +245,7 @@ def test_every_request_ends_in_one_answer_whatever_happens(
 ) -> None:
     """Random faults, hangs that come back some time, cancelled and late requests, and a close in the middle of it."""
     orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=60, keep_states=keep, launch_limit_ms=40)
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     rng, lock = np.random.default_rng(keep), threading.Lock()
 
     def by_chance(share: float) -> Callable[..., bool]:
@@ -288,8 +291,8 @@ def test_every_request_ends_in_one_answer_whatever_happens(
         until(lambda: executors(metrics) == (3, 0, 0))
         assert counted(metrics, "launches_failed", reason="hang") > 0
         assert orchestrator._schedule.alive == orchestrator._schedule.waiting == 0
-        assert orchestrator._schedule._idle == 3
-        assert orchestrator._states.free() == free
+        assert orchestrator._schedule.idle == 3
+        assert orchestrator._schedule.devices[0].reuse.pool.free() == free
         with ThreadPoolExecutor(24) as clients:
             more = [clients.submit(client, number) for number in range(300)]
             until(lambda: len(answers) > 1520)

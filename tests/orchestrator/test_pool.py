@@ -337,7 +337,7 @@ def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
 @pytest.mark.parametrize("keep", [0, 6], ids=["forgetting", "keeping states"])
 def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expected: Expected, keep: int) -> None:
     orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=50, keep_states=keep)
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     rng = np.random.default_rng(5)
     engine.fails = lambda kind, buffers: rng.random() < 0.05
     requests = sample(features, 50)
@@ -369,6 +369,6 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
     assert {"NoneType", "ExecutionError", "RequestCancelled"} <= set(outcomes)
     assert orchestrator._schedule.alive == 0
     assert orchestrator._schedule.waiting == 0
-    until(lambda: orchestrator._schedule._idle == 3)
-    assert orchestrator._states.free() == free
+    until(lambda: orchestrator._schedule.idle == 3)
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0

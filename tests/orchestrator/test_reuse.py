@@ -225,7 +225,7 @@ def test_closing_drops_every_state(start, page: Make) -> None:
 
 def test_many_clients_few_histories_few_states_and_every_kind_of_trouble(start, page: Make, expected: Expected) -> None:
     orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=500, keep_states=3, histories=(30,))
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     rng = np.random.default_rng(3)
     engine.fails = lambda kind, buffers: rng.random() < 0.02
     asked = [
@@ -251,9 +251,9 @@ def test_many_clients_few_histories_few_states_and_every_kind_of_trouble(start, 
         outcomes = list(clients.map(client, range(1200)))
     assert {"reused", "encoded or ranked", "ExecutionError"} <= set(outcomes)
     assert orchestrator._schedule.alive == orchestrator._schedule.waiting == 0
-    assert orchestrator._states.free() == free
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert counts(metrics)["held"] <= 3
-    assert not orchestrator._schedule._reuse._filling
+    assert not orchestrator._schedule.devices[0].reuse._filling
 
 
 def test_a_pool_of_its_own_for_every_orchestrator(start, page: Make) -> None:

@@ -27,7 +27,7 @@ def test_closing_while_busy_ends_every_request_and_counts_the_cut(bench) -> None
     one.engine.fails = nth(1)
     with pytest.raises(ExecutionError):
         one.ranker.rank(request)
-    until(lambda: one.metrics.registry.get_sample_value("flame_executors", {"state": "running"}) == 1)
+    until(lambda: one.metrics.registry.get_sample_value("flame_executors", {"device": "cpu", "state": "running"}) == 1)
     for _ in one.engine.log:
         assert one.engine.entered.acquire(timeout=60)
     one.engine.gate.clear()

@@ -46,7 +46,7 @@ def test_a_launch_that_fails_or_hangs(faulty: Server, ask: Ask, oracle: Ranker, 
     check(ask(faulty, asked(candidates)), errors.ExecutionError, said)
     assert difference(oracle_scores(oracle, GOOD), ask(faulty, GOOD)) < TOLERANCE
     assert ready(faulty) == (200, "SERVING")
-    faulty.eventually(lambda: faulty.metric("flame_executors", state="running") == 1)
+    faulty.eventually(lambda: faulty.metric("flame_executors", device="cpu", state="running") == 1)
     assert faulty.metric("flame_in_flight") == 0
 
 
@@ -56,7 +56,7 @@ def test_an_engine_that_is_broken_for_good(start: Start) -> None:
     server.eventually(lambda: ready(server) == (503, "NOT_SERVING"))
     for ask in (ask_http, ask_grpc):
         check(ask(server, GOOD), errors.EngineFailed, "failed")
-    assert server.metric("flame_executors", state="out") == 1
+    assert server.metric("flame_executors", device="cpu", state="out") == 1
     assert server.request("GET", "/v2/health/live")[0] == 200
     index = json.loads(server.request("POST", "/v2/repository/index")[1])
     assert index[0]["state"] == "UNAVAILABLE"

@@ -90,11 +90,11 @@ def _history(schema: InputSchema, events: int, random: np.random.Generator) -> H
     )
 
 
-def faulty(build: Callable[..., Engine]) -> Callable[..., FaultyEngine]:
-    """Builds engines with faults."""
+def faulty(build: Callable[..., list[Engine]]) -> Callable[..., list[Engine]]:
+    """Builds an engine with faults."""
 
-    def engine(*args: Any, **options: Any) -> FaultyEngine:
-        made = FaultyEngine(build(*args, **options))
+    def engines(*args: Any, **options: Any) -> list[Engine]:
+        made = FaultyEngine(*build(*args, **options))
 
         def has(candidates: int, buffers: LaunchBuffers) -> bool:
             return bool(buffers.layout.views(buffers.words).header[0, CANDIDATES] == candidates)
@@ -104,9 +104,9 @@ def faulty(build: Callable[..., Engine]) -> Callable[..., FaultyEngine]:
             return has(FAILS, buffers) or not made.allocates
 
         made.fails, made.hangs = fails, lambda kind, buffers: has(HANGS, buffers)
-        return made
+        return [made]
 
-    return engine
+    return engines
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     frozen = gc.get_freeze_count()
     config = load(overrides=json.loads(sys.argv[1]))
     if "faulty" in sys.argv:
-        flame.ranker.build = faulty(flame.ranker.build)
+        flame.ranker.build_all = faulty(flame.ranker.build_all)
     ranker = Ranker.load(MODEL, config, store=known_store(preset("tiny-climber").input))
     cut = serve(
         ranker,

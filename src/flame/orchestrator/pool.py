@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
+
+from msgspec.structs import replace
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
@@ -21,6 +24,7 @@ from flame.errors import (
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned, Attempt
+from flame.orchestrator.device import Device
 from flame.orchestrator.executor import Executor
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
@@ -40,36 +44,42 @@ _LAST_LAUNCH_S = 5.0
 
 
 class Orchestrator:
-    """Runs an engine for many requests at a time; used from any thread.
+    """Runs one engine, or one for each of several devices, for many requests at a time; used from any thread.
 
-    All memory for launches and states is allocated here, before the first request. The engine stays the caller's: it
-    is closed by them, after `close`. `admission` is the gate that callers pass before they gather features.
+    Engines are of the same model, backend and profiles, so that it does not matter which runs a request. All memory
+    for launches and states is allocated here, before the first request. The engines stay the caller's: they are
+    closed by them, after `close`. `admission` is the gate that callers pass before they gather features.
     """
 
-    def __init__(self, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> None:
-        self.profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
-        self.admission = Admission(engine.spec.input, self.profiles, config, metrics)
-        self._tasks = len(engine.spec.tasks)
-        self._max_candidates = engine.spec.input.max_candidates
+    def __init__(self, engines: Engine | Sequence[Engine], config: OrchestratorConfig, metrics: Metrics) -> None:
+        engines = [engines] if isinstance(engines, Engine) else list(engines)
+        spec = engines[0].spec
+        devices = [_device(engine, config, metrics) for engine in engines]
+        self.profiles = devices[0].profiles
+        executors = config.executors * len(engines)
+        self.admission = Admission(spec.input, self.profiles, replace(config, executors=executors), metrics)
+        self._tasks = len(spec.tasks)
+        self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
         self._metrics = metrics
-        keep = config.keep_states if config.policy == "cost" else 0
-        self._states = StatePool(engine, self.profiles, config.executors, keep, metrics)
-        reuse = Reuse(self._states, self.profiles, keep, metrics)
-        self._schedule = Schedule(self.profiles, reuse, POLICIES[config.policy], config.executors)
+        self._schedule = Schedule(devices, POLICIES[config.policy])
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
         self._closing = False
         self._stopped = False
         self._supervisor = Supervisor(
-            [Post(number, engine, self.profiles.profiles) for number in range(config.executors)],
+            [
+                Post(number, device, engines[device], self.profiles.profiles)
+                for number, device in enumerate(sorted([*range(len(engines))] * config.executors))
+            ],
             self._schedule,
             self._lock,
             config.launch_limit_ms / 1e3,
             metrics,
             serve=self._serve,
             answer=self._answer,
+            wake=self._wake,
         )
         self._supervisor.start()
 
@@ -107,7 +117,7 @@ class Orchestrator:
             if self._schedule.alive >= self._limit:
                 raise QueueFull(f"{self._limit} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
-            self._work.notify()
+            self._work[self._schedule.caller(ticket)].notify()
         return ticket.future
 
     def close(self, drain_s: float = 0.0) -> int:
@@ -121,12 +131,12 @@ class Orchestrator:
             self._over.wait_for(lambda: not self._schedule.alive, drain_s)
             cut = self._schedule.cut(error)
             self._stopped = True
-            self._work.notify_all()
+            for work in self._work:
+                work.notify_all()
         self._answer()
         self._supervisor.stop(_LAST_LAUNCH_S)
         with self._lock:
             cut += self._schedule.abandon(error)
-            self._states.clear()
         self._answer()
         return cut
 
@@ -150,16 +160,17 @@ class Orchestrator:
 
     def _next(self, post: Post) -> Job | None:
         """Waits for work; None when the orchestrator has stopped."""
+        device = post.device
         while True:
             with self._lock:
-                self._work.wait_for(lambda: self._schedule.has_work or self._stopped)
+                patience = self._schedule.patience(time.monotonic(), device)
+                self._work[device].wait_for(lambda: self._schedule.has_work(device) or self._stopped, patience)
                 now = time.monotonic()
-                job = self._schedule.take(now)
+                job = self._schedule.take(now, device)
                 if job:
                     self._supervisor.launch(post, job, now)
                 self._metrics.queued.set(self._schedule.waiting)
-                if self._schedule.has_work:
-                    self._work.notify()
+                self._wake()
                 stopped = self._stopped
             self._answer()
             if job or stopped:
@@ -171,11 +182,19 @@ class Orchestrator:
         assert executor is not None
         assert attempt is not None
         error = _run(executor, job, attempt)
+        ended = time.monotonic()
         with self._lock:
-            self._schedule.finish(job, began=began, ended=time.monotonic(), error=error)
+            self._schedule.finish(job, began=began, ended=ended, error=error)
             self._supervisor.launched(post, error)
+        self._metrics.busy.labels(post.name).inc(ended - began)
         self._count(job)
         self._answer()
+
+    def _wake(self) -> None:
+        """Wakes one executor of each device that has something to look at. Under the lock."""
+        for device, work in enumerate(self._work):
+            if self._schedule.has_work(device):
+                work.notify()
 
     def _count(self, job: Job) -> None:
         profile, kind = job.launch.profile, job.launch.kind
@@ -199,6 +218,14 @@ class Orchestrator:
         """What the request was expected to cost, knowing by now whether its history was there."""
         demand = ticket.demand
         return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
+
+
+def _device(engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Device:
+    """What the schedule knows of an engine's device: its costs, and room for the histories that are encoded on it."""
+    profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
+    keep = config.keep_states if config.policy == "cost" else 0
+    states = StatePool(engine, profiles, config.executors, keep, metrics)
+    return Device(engine.device, profiles, Reuse(states, profiles, keep, metrics), config.executors)
 
 
 def _run(executor: Executor, job: Job, attempt: Attempt) -> FlameError | None:

@@ -12,15 +12,16 @@ from flame.orchestrator.job import Job
 
 
 class Post:
-    """One of the places for executors on an engine. The orchestrator's lock guards it.
+    """One of the places for executors on the engine of `device`. The orchestrator's lock guards it.
 
     `executor` is None while one is built anew, and `out` says that none will be. `attempt` is what its thread does:
     the launch of `job`, which began at `began`, or a rebuild. `failures` counts rebuilds that failed in a row, `hung`
     the threads that were given up and are not back, and `lost` holds the history length of every state they took.
     """
 
-    def __init__(self, number: int, engine: Engine, profiles: tuple[Profile, ...]) -> None:
+    def __init__(self, number: int, device: int, engine: Engine, profiles: tuple[Profile, ...]) -> None:
         self.number = number
+        self.device = device
         self.engine = engine
         self.profiles = profiles
         self.executor: Executor | None = Executor(engine, profiles)
@@ -37,6 +38,11 @@ class Post:
     def state(self) -> str:
         """In a word, as metrics have it."""
         return "out" if self.out else "rebuilding" if self.executor is None else "running"
+
+    @property
+    def name(self) -> str:
+        """The device's, as metrics have it."""
+        return self.engine.device
 
     def begin(self, attempt: Attempt, job: Job | None = None, began: float = 0.0) -> None:
         """Its thread does this from now on."""

@@ -186,6 +186,11 @@ class ProfileSet:
         tiers = [tier for tier in self.tiers if events <= tier.events]
         return tuple(p for tier in tiers for p in sorted(tier.costs) if p.candidates >= candidates)
 
+    def price(self, profile: Profile, kind: Kind) -> float:
+        """Milliseconds of one launch."""
+        price: float = getattr(self.costs[profile], kind)
+        return price
+
     def predict(self, events: int, candidates: int, *, encoded: bool = False) -> float:
         """Milliseconds of device time for one request that shares its launches with nobody.
 

@@ -42,6 +42,10 @@ class Reuse:
         """What tells the histories of a batch apart that may be shared; empty for one that is not shared."""
         return ticket.features.fingerprint if self._recurrence and not ticket.alone else b""
 
+    def has(self, ticket: Ticket) -> bool:
+        """Whether the history of `ticket` is encoded here, or about to be, and may be shared."""
+        return bool(self.key(ticket)) and self.pool.knows(self._length(ticket), ticket.features.fingerprint)
+
     def find(self, ticket: Ticket) -> bool:
         """Lends `ticket` the state of its history, if that is encoded or about to be; whether it is."""
         if not self.key(ticket):

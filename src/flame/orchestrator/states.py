@@ -49,6 +49,10 @@ class StatePool:
         """How many states of each profile length can be taken now; those that are kept can be, too."""
         return {history: len(states) + len(self._kept[history]) for history, states in self._free.items()}
 
+    def knows(self, history: int, fingerprint: bytes) -> bool:
+        """Whether `find` would find something."""
+        return (history, fingerprint) in self._known
+
     def find(self, history: int, fingerprint: bytes) -> Held | None:
         """The state of this history for one more holder, if there is one; it may not be `ready` yet."""
         held = self._known.get((history, fingerprint))

@@ -37,8 +37,9 @@ _REBUILD_S = 60.0
 class Supervisor:
     """Runs the threads of executors. Shares the orchestrator's lock, which guards posts and schedule.
 
-    `serve` is the life of an executor's thread, `answer` answers what has been settled; the latter is called without
-    the lock. `failed` ends when no executor is left, and never otherwise.
+    `serve` is the life of an executor's thread. `answer` answers what has been settled, called without the lock, and
+    `wake` wakes executors for what others leave to them, called under it. `failed` ends when no executor is left, and
+    never otherwise.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Supervisor:
         *,
         serve: Callable[[Post], None],
         answer: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
         self.failed: Future[None] = Future()
         self.failed.set_running_or_notify_cancel()
@@ -61,6 +63,7 @@ class Supervisor:
         self._metrics = metrics
         self._serve = serve
         self._answer = answer
+        self._wake = wake
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._watchdog = threading.Thread(target=self._watch, name="flame-watchdog", daemon=True)
@@ -106,7 +109,7 @@ class Supervisor:
         if error is None:
             return
         refused = isinstance(error, InvalidLaunch)
-        self._metrics.launches_failed.labels("refused" if refused else "error").inc()
+        self._metrics.launches_failed.labels(post.name, "refused" if refused else "error").inc()
         if not refused:
             self._take_out(post)
 
@@ -139,7 +142,7 @@ class Supervisor:
         except BaseException:
             attempt.end()
             _log.exception("executor %d could not be rebuilt", post.number)
-            self._metrics.rebuilds.labels("failed").inc()
+            self._metrics.rebuilds.labels(post.name, "failed").inc()
             with self._lock:
                 post.end()
                 post.failures += 1
@@ -148,26 +151,31 @@ class Supervisor:
         with self._lock:
             post.end()
             post.executor, post.failures = executor, 0
-            self._schedule.replace_states(states)
+            for history, state in states:
+                self._schedule.devices[post.device].reuse.pool.replace(history, state)
             post.lost.clear()
-            self._schedule.staff(1)
+            self._schedule.staff(1, post.device)
             self._count()
-        self._metrics.rebuilds.labels("ok").inc()
+        self._metrics.rebuilds.labels(post.name, "ok").inc()
         _log.info("executor %d was rebuilt", post.number)
         return True
 
     def _take_out(self, post: Post) -> None:
         post.executor = None
-        self._schedule.staff(-1)
+        self._schedule.staff(-1, post.device)
         self._count()
+        self._wake()
 
     def _leave_out(self, post: Post) -> None:
-        """The end of a post. Without any that is left, whatever waits has failed."""
+        """The end of a post. Others take over from the last of its device; without any, whatever waits has failed."""
         with self._lock:
             post.out = True
             left = sum(not other.out for other in self._posts)
             if not left:
                 self._schedule.abandon(no_executor())
+            elif all(other.out for other in self._posts if other.device == post.device):
+                self._schedule.leave_out(post.device, ExecutionError(f"no executor of {post.name} is left"))
+                self._wake()
             self._count()
         _log.error("executor %d stays out: it hung or could not be rebuilt; %d are left", post.number, left)
         if not left:
@@ -217,7 +225,7 @@ class Supervisor:
             post.failures += 1
             return
         _log.error("executor %d: its launch of %s does not end and is given up", post.number, job.launch.profile)
-        self._metrics.launches_failed.labels("hang").inc()
+        self._metrics.launches_failed.labels(post.name, "hang").inc()
         error = ExecutionError(
             f"the launch of {job.launch.profile} ({job.launch.kind}) took longer than {1e3 * self._limit_s:g} ms "
             f"(orchestrator.launch_limit_ms) and was given up"
@@ -226,9 +234,10 @@ class Supervisor:
         self._take_out(post)
 
     def _count(self) -> None:
-        states = Counter(post.state for post in self._posts)
-        for state in ("running", "rebuilding", "out"):
-            self._metrics.executors.labels(state).set(states[state])
+        counts = Counter((post.name, post.state) for post in self._posts)
+        for name in {post.name for post in self._posts}:
+            for state in ("running", "rebuilding", "out"):
+                self._metrics.executors.labels(name, state).set(counts[name, state])
 
 
 def no_executor() -> EngineFailed:

@@ -35,7 +35,8 @@ class Ticket:
 
     `left` and `running` count launches that have not ended, and those that run now. A ticket with an `error` takes
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
-    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
+    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more. `device`
+    is the place of the one it is planned for, `passed_over` when it was first left for another than one that asked.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Ticket:
         "cancelled",
         "deadline",
         "demand",
+        "device",
         "ended",
         "error",
         "features",
@@ -50,6 +52,7 @@ class Ticket:
         "held",
         "launches",
         "left",
+        "passed_over",
         "reused",
         "round",
         "running",
@@ -87,6 +90,8 @@ class Ticket:
         self.held: Held | None = None
         self.reused = False
         self.round = 0
+        self.device: int | None = None
+        self.passed_over: float | None = None
         self.alone = False
         self.error: FlameError | None = None
         self.settled = False
@@ -107,6 +112,7 @@ class Ticket:
         assert not self.launches
         assert not self.running
         self.round += 1
+        self.device = None
         self.left = 0
         self.reused = False
         self.alone = True

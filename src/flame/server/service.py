@@ -39,7 +39,7 @@ class Service:
             backend=ranker.backend,
             device=ranker.device,
             users=self.max_users,
-            executors=config.orchestrator.executors,
+            executors=config.orchestrator.executors * len(ranker.devices),
         )
         self._futures: set[asyncio.Future[RankResponse]] = set()
         self._calls = 0
