@@ -124,6 +124,21 @@ def test_a_request_is_not_left_for_longer_than_its_history_is_worth(queue, page:
     assert again.settled
 
 
+def test_what_was_left_is_looked_at_again_when_who_left_it_gets_busy(queue, page: Make, features: Make) -> None:
+    schedule = queue(2, executors=2)
+    schedule.add(ticket(page(1, 1)))
+    run(schedule, 0)
+    schedule.add(ticket(features(8, 100)))
+    encode = take(schedule, 1)
+    schedule.add(ticket(page(1, 2)))
+    assert schedule.take(0.0, 1) is None
+    assert not schedule.has_work(1)
+    schedule.finish(encode, began=0.0, ended=0.0)
+    while schedule.devices[1].has_ready:
+        assert take(schedule, 1).launch.kind == "score"
+    assert schedule.has_work(1), "else nobody would see when it is no longer worth waiting"
+
+
 def test_a_request_is_not_left_for_a_device_with_too_much_to_do(queue, page: Make, features: Make) -> None:
     schedule = queue(2)
     schedule.add(ticket(page(1, 1)))
@@ -190,7 +205,12 @@ def test_the_requests_of_a_device_that_is_left_out_are_planned_anew(queue, page:
         assert set(device.reuse.pool.free().values()) == {12}
 
 
-@settings(max_examples=60, phases=[Phase.generate, Phase.reuse], deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    phases=[Phase.generate, Phase.reuse],
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_every_request_ends_wherever_and_whenever_devices_ask(queue, page: Make, data: st.DataObject) -> None:
     devices = data.draw(st.integers(1, 3), "devices")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import heapq
 import math
+from typing import Self
 
+from flame.config import OrchestratorConfig
+from flame.engine.backends.base import Engine
+from flame.metrics import Metrics
 from flame.orchestrator.job import Job
 from flame.orchestrator.profiles import ProfileSet
 from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.states import StatePool
 
 
 class Device:
@@ -29,6 +34,14 @@ class Device:
         self.seen = -1
         self.retry = math.inf
         self._ready: list[Job] = []
+
+    @classmethod
+    def of(cls, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Self:
+        """That of an engine, with its costs, and room for the histories that are encoded on it."""
+        profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
+        keep = config.keep_states if config.policy == "cost" else 0
+        states = StatePool(engine, profiles, config.executors, keep, metrics)
+        return cls(engine.device, profiles, Reuse(states, profiles, keep, metrics), config.executors)
 
     @property
     def has_ready(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -12,32 +11,18 @@ from msgspec.structs import replace
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
-from flame.errors import (
-    ExecutionError,
-    FlameError,
-    InvalidCandidates,
-    InvalidLaunch,
-    QueueFull,
-    ShuttingDown,
-    TooManyCandidates,
-)
+from flame.errors import InvalidCandidates, QueueFull, ShuttingDown, TooManyCandidates
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
-from flame.orchestrator.attempt import Abandoned, Attempt
+from flame.orchestrator.attempt import Abandoned
 from flame.orchestrator.device import Device
-from flame.orchestrator.executor import Executor
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.post import Post
-from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
-from flame.orchestrator.states import StatePool
 from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Features
-
-_log = logging.getLogger(__name__)
 
 _LAST_LAUNCH_S = 5.0
 """How long `close` waits for launches that run, beyond the drain: nothing can interrupt them."""
@@ -54,7 +39,7 @@ class Orchestrator:
     def __init__(self, engines: Engine | Sequence[Engine], config: OrchestratorConfig, metrics: Metrics) -> None:
         engines = [engines] if isinstance(engines, Engine) else list(engines)
         spec = engines[0].spec
-        devices = [_device(engine, config, metrics) for engine in engines]
+        devices = [Device.of(engine, config, metrics) for engine in engines]
         self.profiles = devices[0].profiles
         executors = config.executors * len(engines)
         self.admission = Admission(spec.input, self.profiles, replace(config, executors=executors), metrics)
@@ -68,11 +53,9 @@ class Orchestrator:
         self._over = threading.Condition(self._lock)
         self._closing = False
         self._stopped = False
+        places = [(device, engine) for device, engine in enumerate(engines) for _ in range(config.executors)]
         self._supervisor = Supervisor(
-            [
-                Post(number, device, engines[device], self.profiles.profiles)
-                for number, device in enumerate(sorted([*range(len(engines))] * config.executors))
-            ],
+            [Post(number, *place, self.profiles.profiles) for number, place in enumerate(places)],
             self._schedule,
             self._lock,
             config.launch_limit_ms / 1e3,
@@ -177,15 +160,14 @@ class Orchestrator:
                 return job
 
     def _launch(self, post: Post, job: Job) -> None:
+        executor = post.executor  # held until the lock is free again, for its buffers are freed with it
         began = time.monotonic()
-        executor, attempt = post.executor, post.attempt  # held here, lest buffers be freed under the lock
-        assert executor is not None
-        assert attempt is not None
-        error = _run(executor, job, attempt)
+        error = post.run(job)
         ended = time.monotonic()
         with self._lock:
             self._schedule.finish(job, began=began, ended=ended, error=error)
             self._supervisor.launched(post, error)
+        del executor
         self._metrics.busy.labels(post.name).inc(ended - began)
         self._count(job)
         self._answer()
@@ -218,29 +200,3 @@ class Orchestrator:
         """What the request was expected to cost, knowing by now whether its history was there."""
         demand = ticket.demand
         return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
-
-
-def _device(engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Device:
-    """What the schedule knows of an engine's device: its costs, and room for the histories that are encoded on it."""
-    profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
-    keep = config.keep_states if config.policy == "cost" else 0
-    states = StatePool(engine, profiles, config.executors, keep, metrics)
-    return Device(engine.device, profiles, Reuse(states, profiles, keep, metrics), config.executors)
-
-
-def _run(executor: Executor, job: Job, attempt: Attempt) -> FlameError | None:
-    """Runs a launch; what the engine raises is logged in full and becomes the error of the requests in it.
-
-    Raises `Abandoned` where the launch was given up meanwhile.
-    """
-    profile, kind = job.launch.profile, job.launch.kind
-    try:
-        executor.run(profile, kind, job.parts, attempt)
-    except Abandoned:
-        raise
-    except BaseException as cause:
-        attempt.end()
-        _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
-        error = InvalidLaunch if isinstance(cause, InvalidLaunch) else ExecutionError
-        return error(f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log")
-    return None

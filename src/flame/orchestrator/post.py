@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from flame.engine.backends.base import Engine, HistoryState
 from flame.engine.spec import Profile
-from flame.orchestrator.attempt import Attempt
+from flame.errors import ExecutionError, FlameError, InvalidLaunch
+from flame.orchestrator.attempt import Abandoned, Attempt
 from flame.orchestrator.executor import Executor
 from flame.orchestrator.job import Job
+
+_log = logging.getLogger(__name__)
 
 
 class Post:
@@ -51,6 +55,26 @@ class Post:
     def end(self) -> None:
         """Its thread is done with that."""
         self.attempt = self.job = None
+
+    def run(self, job: Job) -> FlameError | None:
+        """Runs the launch that was begun; what the engine raises is logged in full and becomes its requests' error.
+
+        In the thread of the post, without the lock. Raises `Abandoned` where the launch was given up meanwhile.
+        """
+        profile, kind = job.launch.profile, job.launch.kind
+        executor, attempt = self.executor, self.attempt
+        assert executor is not None
+        assert attempt is not None
+        try:
+            executor.run(profile, kind, job.parts, attempt)
+        except Abandoned:
+            raise
+        except BaseException as cause:  # a thread that ends would take its requests with it
+            attempt.end()
+            _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
+            error = InvalidLaunch if isinstance(cause, InvalidLaunch) else ExecutionError
+            return error(f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log")
+        return None
 
     def build(self) -> tuple[Executor, list[tuple[int, HistoryState]]]:
         """A new executor that has passed a trial, and states by history length for those that are lost.

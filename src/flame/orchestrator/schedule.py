@@ -84,7 +84,9 @@ class Schedule:
         Requests that are late or cancelled are dropped here, before each of their launches.
         """
         own = self.devices[device]
-        own.retry = math.inf
+        if own.retry < math.inf:
+            # What was left for another device is looked at again: here, or by the next executor if this one gets busy.
+            own.seen, own.retry = -1, math.inf
         while own.has_ready or self._pending:
             if own.has_ready:
                 job = own.pop()

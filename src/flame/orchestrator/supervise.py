@@ -21,6 +21,7 @@ from flame.orchestrator.attempt import Attempt
 from flame.orchestrator.job import Job
 from flame.orchestrator.post import Post
 from flame.orchestrator.schedule import Schedule
+from flame.orchestrator.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Supervisor:
         self._wake = wake
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._watchdog = threading.Thread(target=self._watch, name="flame-watchdog", daemon=True)
+        self._watchdog = Watchdog(self._limit_s, self._give_up_hung)
 
     def start(self) -> None:
         """Starts a thread for every post, and the watchdog where launches have a limit."""
@@ -89,8 +90,7 @@ class Supervisor:
     def stop(self, timeout: float) -> None:
         """Waits at most `timeout` seconds for launches that run, and gives up those that do not end."""
         self._stopping.set()
-        if self._watchdog.is_alive():
-            self._watchdog.join()
+        self._watchdog.stop()
         limit = time.monotonic() + timeout
         for post in self._posts:
             if post.thread is not None:
@@ -189,21 +189,11 @@ class Supervisor:
         post.thread = thread
         self._threads = [*(other for other in self._threads if other.is_alive()), thread]
 
-    def _watch(self) -> None:
-        """Sleeps until the first limit of what runs now; what begins meanwhile has a later one."""
-        wake = time.monotonic() + self._limit_s
-        while not self._stopping.wait(max(0.0, wake - time.monotonic())):
-            self._give_up_hung()
-            with self._lock:
-                limits = [post.attempt.until for post in self._posts if post.attempt and not post.attempt.ended]
-            wake = min([*limits, time.monotonic() + self._limit_s])
-
-    def _give_up_hung(self) -> None:
-        now = time.monotonic()
+    def _give_up_hung(self, now: float) -> float:
+        """Gives up what is over its limit; the first limit of what is not."""
         with self._lock:
-            hung = [
-                post for post in self._posts if post.attempt and post.attempt.until <= now and post.attempt.abandon()
-            ]
+            running = [(post, post.attempt) for post in self._posts if post.attempt and not post.attempt.ended]
+            hung = [post for post, attempt in running if attempt.until <= now and attempt.abandon()]
             for post in hung:
                 self._give_up(post, now)
         if hung:
@@ -214,6 +204,7 @@ class Supervisor:
             except RuntimeError:
                 _log.exception("executor %d: no thread to rebuild it", post.number)
                 self._leave_out(post)
+        return min([attempt.until for _, attempt in running if attempt.until > now], default=math.inf)
 
     def _give_up(self, post: Post, now: float) -> None:
         """Parts with the thread of a post. Under the lock."""
