@@ -1,4 +1,4 @@
-"""A ranker on GPUs: several of them answer as one, and a context that is spoiled for good is told and not waited for."""
+"""A ranker on GPUs: several of them answer as one, and a context that is spoiled for good is told, not waited for."""
 
 from __future__ import annotations
 
