@@ -45,7 +45,8 @@ class Executor:
 
     def trial(self) -> None:
         """Ranks one candidate for a user without a history in the smallest profile; raises what the engine raises."""
-        buffers, views = self._buffers[min(self._buffers)]
+        buffers = self._buffers[min(self._buffers)][0]
+        views = buffers.layout.views(buffers.words)
         views.header[:] = 0
         views.header[0, CANDIDATES] = 1
         views.candidates[0, 0] = 0
