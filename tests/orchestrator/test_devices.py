@@ -25,6 +25,7 @@ from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Features
 from tests.faulty_engine import FaultyEngine, until
+from tests.orchestrator.conftest import HashState
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -206,35 +207,48 @@ def test_the_requests_of_a_device_that_is_left_out_are_planned_anew(queue, page:
 
 
 @settings(
-    max_examples=60,
+    max_examples=100,
     phases=[Phase.generate, Phase.reuse],
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_every_request_ends_wherever_and_whenever_devices_ask(queue, page: Make, data: st.DataObject) -> None:
-    devices = data.draw(st.integers(1, 3), "devices")
-    schedule = queue(devices, executors=2, users=(1, 2))
-    free = [device.reuse.pool.free() for device in schedule.devices]
+    """Launches end well, fail or hang (then their states are replaced), and devices die until one is left."""
+    schedule = queue(data.draw(st.integers(1, 3), "devices"), executors=2, users=(1, 2))
+    devices = schedule.devices
+    alive = list(range(len(devices)))
+    free = [device.reuse.pool.free() for device in devices]
     running: list[Job] = []
     tickets: list[Ticket] = []
     now = 0.0
     for step in range(data.draw(st.integers(1, 40), "steps")):
         now += data.draw(st.sampled_from([0.0, 1e-5, 1e-3]))
-        action = data.draw(st.sampled_from(["add", "add", "take", "take", "finish", "fail"]))
+        action = data.draw(st.sampled_from(["add", "add", "take", "take", "finish", "fail", "hang", "die"]))
         if action == "add":
             tickets.append(ticket(page(data.draw(st.integers(0, 4)), step, data.draw(st.integers(1, 150)))))
             schedule.add(tickets[-1])
         elif action == "take":
-            device = data.draw(st.integers(0, devices - 1))
-            idle = schedule.devices[device].idle
-            if idle and (job := schedule.take(now, device)):
+            device = data.draw(st.sampled_from(alive))
+            if devices[device].idle and (job := schedule.take(now, device)):
                 assert job.device == device
                 running.append(job)
+        elif action == "die":
+            if len(alive) > 1:
+                device = alive.pop()
+                for job in [job for job in running if job.device == device]:
+                    running.remove(job)
+                    schedule.finish(job, began=now, ended=now, error=ExecutionError("failed"))
+                schedule.staff(-2, device)
+                schedule.leave_out(device, ExecutionError("gone"))
         elif running:
             job = running.pop(data.draw(st.integers(0, len(running) - 1)))
-            error = ExecutionError("failed") if action == "fail" else None
-            schedule.finish(job, began=now, ended=now, error=error)
+            error = None if action == "finish" else ExecutionError("failed")
+            if action == "hang":
+                for history in schedule.give_up(job, began=now, now=now, error=ExecutionError("hung")):
+                    devices[job.device].reuse.pool.replace(history, HashState())
+            else:
+                schedule.finish(job, began=now, ended=now, error=error)
     for job in running:
         schedule.finish(job, began=now, ended=now)
     rounds = 0
@@ -242,13 +256,13 @@ def test_every_request_ends_wherever_and_whenever_devices_ask(queue, page: Make,
         now += 1e-3
         rounds += 1
         assert rounds < 10 * len(tickets) + 10, "somebody starves"
-        for device in range(devices):
+        for device in alive:
             run(schedule, device, now)
     assert all(one.settled for one in tickets)
-    assert [run(schedule, device, now) for device in range(devices)] == [0] * devices, "only what nobody needs is left"
+    assert all(run(schedule, device, now) == 0 for device in alive), "what is left, nobody needs"
     assert schedule.waiting == 0
-    assert [device.work_ms for device in schedule.devices] == [0.0] * devices
-    assert [device.reuse.pool.free() for device in schedule.devices] == free
+    assert [device.work_ms for device in devices] == [0.0] * len(devices)
+    assert [device.reuse.pool.free() for device in devices] == free
 
 
 def test_load_spreads_over_all_devices(start_devices, features: Make, expected: Expected) -> None:
