@@ -206,6 +206,22 @@ def test_the_requests_of_a_device_that_is_left_out_are_planned_anew(queue, page:
         assert set(device.reuse.pool.free().values()) == {12}
 
 
+def test_two_launches_that_hang_with_one_state_lose_it_once(queue, features: Make) -> None:
+    schedule = queue(1, executors=2)
+    pool = schedule.devices[0].reuse.pool
+    free = pool.free()
+    schedule.add(ticket(features(1, 100)))
+    schedule.finish(take(schedule, 0), began=0.0, ended=0.0)
+    scores = [take(schedule, 0) for _ in range(2)]
+    assert {job.launch.kind for job in scores} == {"score"}
+    lost = [schedule.give_up(job, began=0.0, now=0.0, error=ExecutionError("hung")) for job in scores]
+    assert lost == [[30], []]
+    assert pool.free() == {30: free[30] - 1}
+    pool.replace(30, HashState())
+    assert pool.free() == free
+    assert schedule.alive == 0
+
+
 @settings(
     max_examples=100,
     phases=[Phase.generate, Phase.reuse],
