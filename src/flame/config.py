@@ -55,6 +55,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: str = "auto"
     """A name of `flame.engine.backends`; `auto` takes the fastest that this machine can run."""
     device: str = "auto"
+    """Where the model runs: auto, cpu, cuda, cuda:0, or on several GPUs: cuda:0,cuda:1 or cuda:all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Count = 0
     """Threads of one launch on a CPU; 0: all cores divided by `orchestrator.executors`."""
@@ -82,7 +83,9 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Encoded histories kept for requests to come, for each history length of the profiles, least recently used out
     first; memory for them is taken at start. 0: a history is encoded for one request and forgotten."""
     executors: Positive = 1
-    """Launches that run at the same time."""
+    """Launches that run at the same time on each device."""
+    launch_limit_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 10_000.0
+    """Longest time of one launch; what takes longer is given up and its executor replaced. 0: no limit."""
     max_in_flight: Positive = 64
     """Requests admitted and not yet answered; one more is refused with `queue_full`. Batch requests are counted with
     interactive ones, and interactive ones by themselves: batch is refused first, and in nobody's way."""

@@ -19,7 +19,8 @@ FlameError
 │   ├── QueueFull              as many requests in flight as admission allows
 │   ├── DeadlineExceeded       the deadline has passed, or cannot be met
 │   ├── RequestCancelled       the client went away before the work was started
-│   └── ShuttingDown           the server drains
+│   ├── ShuttingDown           the server drains
+│   └── EngineFailed           no executor is left: all failed, and none could be rebuilt
 ├── FeatureError               the feature side failed
 │   ├── SchemaError            fields that contradict each other or the data
 │   └── StoreUnavailable       the feature store cannot be read
@@ -29,6 +30,7 @@ FlameError
 │   ├── ArtifactMismatch       a built artifact that does not fit this model or machine
 │   ├── ValidationFailed       an engine whose scores are not the oracle's
 │   └── ExecutionError         a launch failed
+│       └── InvalidLaunch      an engine refused a launch for what it was given
 └── ConfigError                a setting that is unknown or has an impossible value
 """
 
@@ -179,6 +181,12 @@ class ShuttingDown(RefusedError):
     kind = "shutting_down"
 
 
+class EngineFailed(RefusedError):
+    """Every executor failed and none could be rebuilt; the process has to be started anew."""
+
+    kind = "engine_failed"
+
+
 class FeatureError(FlameError):
     """The feature side failed."""
 
@@ -233,6 +241,12 @@ class ExecutionError(EngineError):
     """A launch failed."""
 
     kind = "execution_error"
+
+
+class InvalidLaunch(ExecutionError):
+    """An engine refused a launch for what it was given; the engine and the launch buffers are sound."""
+
+    kind = "invalid_launch"
 
 
 class ConfigError(FlameError, ValueError):

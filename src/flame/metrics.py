@@ -33,6 +33,11 @@ class Metrics:
         self.truncated = self._counter("truncated", "Requests of which only the first candidates were scored")
         self.queued = self._gauge("queued_launches", "Launches planned and waiting for an executor")
         self.launches = self._counter("launches", "Launches run", "profile", "kind")
+        failures = "Launches that failed: error, refused or hang"
+        self.launches_failed = self._counter("launches_failed", failures, "device", "reason")
+        self.busy = self._counter("busy_seconds", "Time in launches, summed over the executors of a device", "device")
+        self.executors = self._gauge("executors", "Executors by state: running, rebuilding or out", "device", "state")
+        self.rebuilds = self._counter("executor_rebuilds", "Rebuilds of executors: ok or failed", "device", "outcome")
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
         self.state_hits = self._counter("state_hits", "Requests whose history was encoded, or about to be, for another")
         self.state_misses = self._counter("state_misses", "Requests whose history was not")
@@ -51,8 +56,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="flame", registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, namespace="flame", registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="flame", registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, namespace="flame", registry=self.registry, buckets=buckets)

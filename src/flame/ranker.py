@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +26,7 @@ import numpy as np
 
 from flame.config import Config
 from flame.engine.backends.base import Engine
-from flame.engine.build import build
+from flame.engine.build import build_all
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec
 from flame.errors import ExecutionError, FlameError, RequestCancelled, ShuttingDown
@@ -69,22 +69,27 @@ class Answer(Future[RankResponse]):
 class Ranker:
     """Ranks candidates with one model; every method may be called from any thread.
 
-    Takes over `engine` and `features`: `close` closes them.
+    Takes over `engine` (or several of them, one for each device) and `features`: `close` closes them.
     """
 
     def __init__(
-        self, engine: Engine, features: FeaturePipeline, config: Config = _DEFAULTS, metrics: Metrics | None = None
+        self,
+        engine: Engine | Sequence[Engine],
+        features: FeaturePipeline,
+        config: Config = _DEFAULTS,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.spec: ModelSpec = engine.spec
-        self.backend: str = engine.backend
-        self.device: str = engine.device
-        self.precision: str = engine.precision
+        self._engines = [engine] if isinstance(engine, Engine) else list(engine)
+        first = self._engines[0]
+        self.spec: ModelSpec = first.spec
+        self.backend: str = first.backend
+        self.devices: tuple[str, ...] = tuple(each.device for each in self._engines)
+        self.precision: str = first.precision
         self.metrics = metrics or Metrics()
-        self._engine = engine
         self._features = features
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
         self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
-        self._orchestrator = Orchestrator(engine, config.orchestrator, self.metrics)
+        self._orchestrator = Orchestrator(self._engines, config.orchestrator, self.metrics)
         self.timeline: Timeline = self._orchestrator.timeline
         # Requests of either priority: those of one must not wait for a thread that gathers for the other.
         self._workers = Workers(2 * config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
@@ -103,7 +108,8 @@ class Ranker:
         store: FeatureStore | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Ranker:
-        """A ranker that is ready to serve: reads the model, opens its store, builds the engine, warms up.
+        """A ranker that is ready to serve: reads the model, opens its store, builds the engine for each of its
+        devices, warms up.
 
         `source` is a model folder or `preset:NAME`. A `store` given takes the place of the configured one, and is the
         ranker's from then on. Raises what is wrong with the model, the settings, the store or the machine.
@@ -118,14 +124,15 @@ class Ranker:
             if store is None:
                 store = open_store(config.features, schema, package.path)
                 undo.callback(store.close)
-            engine = build(package, config.engine, profiles, threads=launch_threads(config), progress=progress)
-            undo.callback(engine.close)
+            engines = build_all(package, config.engine, profiles, threads=launch_threads(config), progress=progress)
+            for engine in engines:
+                undo.callback(engine.close)
             embeddings = package.item_embeddings() if schema.item_id.lookup == "host" else None
-            pinned = engine.device != "cpu"
+            pinned = engines[0].device != "cpu"
             features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned)
             undo.callback(features.close)
             features.warm_up()
-            ranker = cls(engine, features, config, metrics)
+            ranker = cls(engines, features, config, metrics)
             undo.pop_all()
         return ranker
 
@@ -144,6 +151,7 @@ class Ranker:
         check(request, self.spec.input, tuple(self._columns))
         if request.deadline is None and self._deadline_s:
             request = replace(request, deadline=began + self._deadline_s)
+        self._orchestrator.check()
         permit = self._orchestrator.admission.admit(request)
         if permit.truncated:
             request = replace(request, candidates=request.candidates[: permit.candidates])
@@ -154,6 +162,16 @@ class Ranker:
             permit.release()
             raise
         return answer
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, in a line."""
+        return ", ".join(self.devices)
+
+    @property
+    def failed(self) -> Future[None]:
+        """Ends when every executor of the engine has failed for good: from then on `start` raises `EngineFailed`."""
+        return self._orchestrator.failed
 
     def statistics(self) -> Statistics:
         """Sums over the requests that have ended."""
@@ -178,7 +196,8 @@ class Ranker:
         if self._orchestrator.running:
             _log.warning("a launch does not end; the engine stays open")
         else:
-            self._engine.close()
+            for engine in self._engines:
+                engine.close()
         return self._cut
 
     def __enter__(self) -> Self:

@@ -1,8 +1,7 @@
-"""A real engine whose answers can be recognised, one that fails on demand, and requests for them."""
+"""A real engine whose answers can be recognised, and requests for it."""
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,8 +20,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.pool import Orchestrator
 from flame.records import FeatureCounts, Features
 from flame.schema import Field, InputSchema, ItemTable, SequenceSpec
-
-GARBAGE = np.array(np.nan, np.float32).view(np.int32)
+from tests.faulty_engine import GARBAGE, FaultyEngine, until
 
 
 class HashState:
@@ -66,17 +64,14 @@ class HashEngine(Engine):
 
     def __init__(self, spec: ModelSpec, profiles: Sequence[Profile], costs: dict[Profile, ProfileCost]) -> None:
         self.spec, self.profiles, self.costs = spec, tuple(profiles), costs
-        self.allocated = 0
 
     def buffers(self, profile: Profile) -> LaunchBuffers:
-        self.allocated += 1
         layout = self.spec.layout(profile)
         words = np.full(layout.words, GARBAGE, np.int32)
         scores = np.full((profile.users, profile.candidates, len(self.spec.tasks)), np.nan, np.float32)
         return LaunchBuffers(profile, layout, words, scores, torch.from_numpy(words), torch.from_numpy(scores))
 
     def state(self, history: int) -> HistoryState:
-        self.allocated += 1
         return HashState()
 
     def rank(self, buffers: LaunchBuffers, users: int) -> None:
@@ -109,40 +104,6 @@ class HashEngine(Engine):
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-class FaultyEngine(HashEngine):
-    """A `HashEngine` that can be made to stop at a gate, and to fail launches."""
-
-    def __init__(self, spec: ModelSpec, profiles: Sequence[Profile], costs: dict[Profile, ProfileCost]) -> None:
-        super().__init__(spec, profiles, costs)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.gated = {"rank", "encode", "score"}
-        self.entered = threading.Semaphore(0)
-        self.fails: Callable[[str, LaunchBuffers], bool] = lambda kind, buffers: False
-        self.log: list[tuple[str, Profile]] = []
-
-    def rank(self, buffers: LaunchBuffers, users: int) -> None:
-        self._pass("rank", buffers)
-        super().rank(buffers, users)
-
-    def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
-        self._pass("encode", buffers)
-        super().encode(buffers, states)
-
-    def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
-        self._pass("score", buffers)
-        super().score(buffers, states)
-
-    def _pass(self, kind: str, buffers: LaunchBuffers) -> None:
-        self.log.append((kind, buffers.profile))
-        self.entered.release()
-        if kind in self.gated:
-            assert self.gate.wait(60), "the test forgot to open the gate"
-        if self.fails(kind, buffers):
-            buffers.words[:] = GARBAGE
-            raise RuntimeError("device memory at 0xdeadbeef is gone")
 
 
 @pytest.fixture
@@ -198,24 +159,44 @@ def costs(profiles: Sequence[Profile], *, launch: float = 0.05) -> dict[Profile,
 
 
 @pytest.fixture
-def start(spec: ModelSpec) -> Iterator[Callable[..., tuple[Orchestrator, FaultyEngine, Metrics]]]:
-    """Starts an orchestrator on a `FaultyEngine`; all are closed at the end of the test, gates opened.
+def start_devices(spec: ModelSpec) -> Iterator[Callable[..., tuple[Orchestrator, list[FaultyEngine], Metrics]]]:
+    """Starts an orchestrator on a `FaultyEngine` for each device; all are closed at the end of the test, healed.
 
     Keeps no states unless told: most tests count launches, and requests of theirs have histories in common.
     """
-    started: list[tuple[Orchestrator, FaultyEngine]] = []
+    started: list[tuple[Orchestrator, list[FaultyEngine]]] = []
 
     def make(
-        users: Sequence[int] = (1,), sizes: Sequence[int] = (16, 64), histories: Sequence[int] = (30,), **settings: Any
-    ) -> tuple[Orchestrator, FaultyEngine, Metrics]:
+        devices: int,
+        users: Sequence[int] = (1,),
+        sizes: Sequence[int] = (16, 64),
+        histories: Sequence[int] = (30,),
+        **settings: Any,
+    ) -> tuple[Orchestrator, list[FaultyEngine], Metrics]:
         profiles = [Profile(user, history, size) for user in users for history in histories for size in sizes]
-        engine, metrics = FaultyEngine(spec, profiles, costs(profiles)), Metrics()
-        orchestrator = Orchestrator(engine, OrchestratorConfig(**{"keep_states": 0} | settings), metrics)
-        started.append((orchestrator, engine))
-        return orchestrator, engine, metrics
+        engines = [FaultyEngine(HashEngine(spec, profiles, costs(profiles))) for _ in range(devices)]
+        if devices > 1:
+            for number, engine in enumerate(engines):
+                engine.device = f"cpu:{number}"
+        metrics = Metrics()
+        orchestrator = Orchestrator(engines, OrchestratorConfig(**{"keep_states": 0} | settings), metrics)
+        started.append((orchestrator, engines))
+        return orchestrator, engines, metrics
 
     yield make
-    for orchestrator, engine in started:
-        engine.gate.set()
+    for orchestrator, engines in started:
+        for engine in engines:
+            engine.heal()
         orchestrator.close()
-        assert not orchestrator.running
+        until(lambda ended=orchestrator: not ended.running)
+
+
+@pytest.fixture
+def start(start_devices: Callable[..., Any]) -> Callable[..., tuple[Orchestrator, FaultyEngine, Metrics]]:
+    """The same on one device."""
+
+    def make(*arguments: Any, **settings: Any) -> tuple[Orchestrator, FaultyEngine, Metrics]:
+        orchestrator, (engine,), metrics = start_devices(1, *arguments, **settings)
+        return orchestrator, engine, metrics
+
+    return make

@@ -21,6 +21,7 @@ from flame.errors import DeadlineExceeded, RefusedError
 from flame.layout import PackedLayout
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission, Permit
+from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.profiles import ProfileSet
@@ -107,7 +108,7 @@ class Simulation:
         engine = HashEngine(SPEC, list(profiles), profiles)
         pool = StatePool(engine, self.profiles, world.executors, world.keep, self.metrics)
         reuse = Reuse(pool, self.profiles, world.keep, self.metrics)
-        self.schedule = Schedule(self.profiles, reuse, POLICIES[world.policy], world.executors)
+        self.schedule = Schedule([Device("virtual", self.profiles, reuse, world.executors)], POLICIES[world.policy])
         self._idle = world.executors
         self._random = np.random.default_rng(seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []

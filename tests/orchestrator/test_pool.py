@@ -27,6 +27,7 @@ from flame.errors import (
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.ticket import Scored
 from flame.records import Features
+from tests.faulty_engine import until
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -326,7 +327,7 @@ def test_a_failed_encode_fails_the_request_without_scoring(start, features: Make
     engine.fails = lambda kind, buffers: kind == "encode"
     with pytest.raises(ExecutionError, match="encode"):
         orchestrator.submit(features(1, 200)).result(60)
-    assert [kind for kind, _ in engine.log] == ["encode"]
+    assert "score" not in {kind for kind, _ in engine.log}
 
 
 def test_a_planner_that_fails_fails_its_requests_only(start, features: Make, expected: Expected) -> None:
@@ -391,7 +392,7 @@ def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
 @pytest.mark.parametrize("keep", [0, 6], ids=["forgetting", "keeping states"])
 def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expected: Expected, keep: int) -> None:
     orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=50, keep_states=keep)
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     rng = np.random.default_rng(5)
     engine.fails = lambda kind, buffers: rng.random() < 0.05
     requests = sample(features, 50)
@@ -423,6 +424,6 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
     assert {"NoneType", "ExecutionError", "RequestCancelled"} <= set(outcomes)
     assert orchestrator._schedule.alive == 0
     assert orchestrator._schedule.waiting == 0
-    assert orchestrator._schedule._idle == 3
-    assert orchestrator._states.free() == free
+    until(lambda: orchestrator._schedule.idle == 3)
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0

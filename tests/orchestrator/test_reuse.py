@@ -17,6 +17,7 @@ from flame.layout import SCENARIO
 from flame.metrics import Metrics
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features
+from tests.faulty_engine import until
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -44,13 +45,6 @@ def counts(metrics: Metrics) -> dict[str, float | None]:
 
 def kinds(engine) -> list[str]:
     return [kind for kind, _ in engine.log]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 def test_a_second_request_with_the_same_history_is_only_scored(start, page: Make, expected: Expected) -> None:
@@ -231,7 +225,7 @@ def test_closing_drops_every_state(start, page: Make) -> None:
 
 def test_many_clients_few_histories_few_states_and_every_kind_of_trouble(start, page: Make, expected: Expected) -> None:
     orchestrator, engine, metrics = start((1, 4), executors=3, max_in_flight=500, keep_states=3, histories=(30,))
-    free = orchestrator._states.free()
+    free = orchestrator._schedule.devices[0].reuse.pool.free()
     rng = np.random.default_rng(3)
     engine.fails = lambda kind, buffers: rng.random() < 0.02
     asked = [
@@ -257,9 +251,9 @@ def test_many_clients_few_histories_few_states_and_every_kind_of_trouble(start, 
         outcomes = list(clients.map(client, range(1200)))
     assert {"reused", "encoded or ranked", "ExecutionError"} <= set(outcomes)
     assert orchestrator._schedule.alive == orchestrator._schedule.waiting == 0
-    assert orchestrator._states.free() == free
+    assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert counts(metrics)["held"] <= 3
-    assert not orchestrator._schedule._reuse._filling
+    assert not orchestrator._schedule.devices[0].reuse._filling
 
 
 def test_a_pool_of_its_own_for_every_orchestrator(start, page: Make) -> None:

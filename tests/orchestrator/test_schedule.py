@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
+from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
 from flame.orchestrator.reuse import Reuse
@@ -28,7 +29,7 @@ def queue(start) -> Callable[..., Schedule]:
         orchestrator, engine, metrics = start(users)
         profiles = orchestrator.profiles
         pool = StatePool(engine, profiles, executors, keep, metrics)
-        return Schedule(profiles, Reuse(pool, profiles, keep, metrics), plan, executors)
+        return Schedule([Device(engine.device, profiles, Reuse(pool, profiles, keep, metrics), executors)], plan)
 
     return make
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flame.config import Config, OrchestratorConfig
-from flame.engine.backends.base import LaunchBuffers
+from flame.engine.backends.base import HistoryState, LaunchBuffers
 from flame.engine.backends.eager import EagerEngine
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile
@@ -20,6 +19,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.profiles import default_profiles
 from flame.ranker import Ranker
 from flame.records import Features, RankRequest, RankResponse
+from tests.faulty_engine import FaultyEngine
 from tests.ranker.world import FEATURES, filled_store
 
 
@@ -47,45 +47,29 @@ class WatchedPipeline(FeaturePipeline):
         return self.__dict__.setdefault("_lent", {})
 
 
-class GatedEngine(EagerEngine):
-    """The oracle, which can be held and made to fail."""
+class SpoilingEngine(FaultyEngine):
+    """The oracle with faults, which can also give scores that are no numbers; closed once."""
 
-    def __init__(self, package: ModelPackage, profiles: tuple[Profile, ...]) -> None:
-        super().__init__(package, profiles)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.fails: Callable[[], bool] = lambda: False
-        self.spoils = False
-        self.closed = False
-        self.launches = 0
+    spoils = False
+    closed = False
 
     def rank(self, buffers: LaunchBuffers, users: int) -> None:
-        self._pass()
         super().rank(buffers, users)
         self._spoil(buffers)
 
-    def score(self, buffers: LaunchBuffers, states: object) -> None:
-        self._pass()
+    def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         super().score(buffers, states)
         self._spoil(buffers)
-
-    def _spoil(self, buffers: LaunchBuffers) -> None:
-        """One score that is no number, if wanted."""
-        if self.spoils:
-            buffers.scores[0, 0, 0] = np.nan
-
-    def _pass(self) -> None:
-        self.launches += 1
-        self.entered.release()
-        assert self.gate.wait(60), "the test forgot to open the gate"
-        if self.fails():
-            raise RuntimeError("device memory at 0xdeadbeef is gone")
 
     def close(self) -> None:
         assert not self.closed
         self.closed = True
         super().close()
+
+    def _spoil(self, buffers: LaunchBuffers) -> None:
+        """One score that is no number, if wanted."""
+        if self.spoils:
+            buffers.scores[0, 0, 0] = np.nan
 
 
 class Bench:
@@ -96,7 +80,7 @@ class Bench:
         self.spec = package.spec
         self.package = package
         self.metrics = Metrics()
-        self.engine = GatedEngine(package, default_profiles(package.spec, settings))
+        self.engine = SpoilingEngine(EagerEngine(package, default_profiles(package.spec, settings)))
         self.features = WatchedPipeline(schema, filled_store(schema), FEATURES, self.metrics)
         self.ranker = Ranker(self.engine, self.features, Config(orchestrator=settings), self.metrics)
         self._reference = FeaturePipeline(schema, filled_store(schema), FEATURES, Metrics())
@@ -126,7 +110,7 @@ class Bench:
         )
 
     def close(self) -> None:
-        self.engine.gate.set()
+        self.engine.heal()
         self.ranker.close()
         self._reference.close()
         assert self.clean()

@@ -11,6 +11,7 @@ import pytest
 from flame.errors import ExecutionError, ShuttingDown
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features, RankRequest
+from tests.faulty_engine import nth, until
 
 
 def open_when_stopped(orchestrator: Orchestrator, gate: threading.Event) -> None:
@@ -23,11 +24,12 @@ def open_when_stopped(orchestrator: Orchestrator, gate: threading.Event) -> None
 def test_closing_while_busy_ends_every_request_and_counts_the_cut(bench) -> None:
     one = bench(max_in_flight=30)
     request = RankRequest(user=1, candidates=np.arange(1, 5))
-    one.engine.fails = lambda: True
+    one.engine.fails = nth(1)
     with pytest.raises(ExecutionError):
         one.ranker.rank(request)
-    one.engine.fails = lambda: False
-    assert one.engine.entered.acquire(timeout=60)
+    until(lambda: one.metrics.registry.get_sample_value("flame_executors", {"device": "cpu", "state": "running"}) == 1)
+    for _ in one.engine.log:
+        assert one.engine.entered.acquire(timeout=60)
     one.engine.gate.clear()
     answers = [one.ranker.start(request) for _ in range(20)]
     assert one.engine.entered.acquire(timeout=60)

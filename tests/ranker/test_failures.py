@@ -15,6 +15,7 @@ from flame.engine.package import ModelPackage
 from flame.errors import ExecutionError, FlameError, QueueFull, StoreUnavailable
 from flame.ranker import Ranker
 from flame.records import RankRequest
+from tests.faulty_engine import nth
 from tests.ranker.parts import close_to
 from tests.ranker.world import FEATURES, filled_store, requests
 
@@ -22,11 +23,10 @@ from tests.ranker.world import FEATURES, filled_store, requests
 def test_a_failed_launch_fails_its_request_and_the_ranker_goes_on(bench, caplog: pytest.LogCaptureFixture) -> None:
     one = bench()
     request = RankRequest(user=1, candidates=np.arange(1, 5))
-    one.engine.fails = lambda: True
+    one.engine.fails = nth(1)
     with pytest.raises(ExecutionError, match="RuntimeError"):
         one.ranker.rank(request)
     assert "0xdeadbeef" in caplog.text
-    one.engine.fails = lambda: False
     close_to(one.ranker.rank(request), one.oracle(request))
     assert one.clean()
 
@@ -57,7 +57,7 @@ def test_failing_features_fail_the_request_and_give_the_permit_back(bench) -> No
 def test_nothing_leaks_in_a_thousand_mixed_outcomes(bench) -> None:
     one = bench(max_in_flight=12, candidates=(6, 23), executors=2)
     chance = np.random.default_rng(3)
-    one.engine.fails = lambda: chance.random() < 0.03
+    one.engine.fails = lambda *_: chance.random() < 0.03
     asked = requests(one.spec.input, 50, seed=9)
     expected = [one.oracle(request) for request in asked]
     outcomes: dict[str, int] = {}

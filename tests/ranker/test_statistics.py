@@ -9,6 +9,7 @@ import pytest
 
 from flame.errors import ExecutionError
 from flame.records import RankRequest
+from tests.faulty_engine import nth
 from tests.ranker.world import ITEMS, requests
 
 
@@ -29,7 +30,7 @@ def test_statistics_and_metrics_add_up(bench) -> None:
     one = bench(candidates=(5,))
     asked = requests(one.spec.input, 20)
     responses = [one.ranker.rank(request) for request in asked]
-    one.engine.fails = lambda: True
+    one.engine.fails = nth(1)
     with pytest.raises(ExecutionError):
         one.ranker.rank(asked[0])
     done = one.ranker.statistics()

@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).with_name("tiny_server.py")
+PATH = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
 PATIENCE_S = 60
 
 
 class Server:
-    """A server process; `log` is what it says to a person."""
+    """A server process; `log` is what it says to a person. With `faulty` its engine can be made to fail."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, faulty: bool = False, **settings: Any) -> None:
         overrides = {"server.http_port": 0, "server.grpc_port": 0, "features.fetch_timeout_ms": 60_000}
-        command = [sys.executable, "-W", "error", str(SCRIPT), json.dumps(overrides | settings)]
+        command = [sys.executable, "-W", "error", str(SCRIPT), json.dumps(overrides | settings), *["faulty"] * faulty]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PATH))},
         )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read_log)

@@ -2,6 +2,11 @@
 
     python tiny_server.py '{"server.drain_s": 1}'
 
+
+and, to have launches fail by the number of candidates,
+
+    python tiny_server.py '{"server.drain_s": 1}' faulty
+
 prints one line of JSON with the ports when it is ready, and one when it has ended. Beside settings it takes `launch_s`:
 every launch then takes so many seconds for each slot of a candidate, and is known to.
 """
@@ -15,22 +20,25 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 import flame.ranker
 from flame.config import load
 from flame.engine.backends.base import Engine, LaunchBuffers
-from flame.engine.build import build
+from flame.engine.build import build_all
 from flame.engine.presets import preset
 from flame.engine.spec import ProfileCost
 from flame.errors import StoreUnavailable
 from flame.features.store.base import UserRecord
 from flame.features.store.memory import MemoryStore
+from flame.layout import CANDIDATES
 from flame.ranker import Ranker
 from flame.records import History
 from flame.schema import InputSchema, RowLayout
 from flame.server.lifecycle import serve
+from tests.faulty_engine import FaultyEngine
 
 MODEL = "preset:tiny-climber"
 ITEMS = 600
@@ -39,6 +47,8 @@ AWAY = 9_001
 """A user for whom the store cannot be read."""
 DEFECT = 9_002
 """A user who finds a defect of the store."""
+FAILS, HANGS, BREAKS = 11, 12, 13
+"""Candidates of a request whose launch fails, never ends, or is the last that this engine can do."""
 SLOW = 10_000
 """User `SLOW + n` takes the store n milliseconds, and is otherwise user `n % USERS`."""
 
@@ -98,12 +108,35 @@ def _slowly(run: Callable[..., None], seconds: float, buffers: LaunchBuffers, *r
     run(buffers, *rest)
 
 
+def faulty(build: Callable[..., list[Engine]]) -> Callable[..., list[Engine]]:
+    """Builds an engine with faults."""
+
+    def engines(*args: Any, **options: Any) -> list[Engine]:
+        made = FaultyEngine(*build(*args, **options))
+
+        def has(candidates: int, buffers: LaunchBuffers) -> bool:
+            return bool(buffers.layout.views(buffers.words).header[0, CANDIDATES] == candidates)
+
+        def fails(kind: str, buffers: LaunchBuffers) -> bool:
+            made.allocates = made.allocates and not has(BREAKS, buffers)
+            return has(FAILS, buffers) or not made.allocates
+
+        made.fails, made.hangs = fails, lambda kind, buffers: has(HANGS, buffers)
+        return [made]
+
+    return engines
+
+
 def main() -> None:
     """Serves until a signal comes."""
     frozen = gc.get_freeze_count()
     overrides = json.loads(sys.argv[1])
     if seconds := overrides.pop("launch_s", 0.0):
-        flame.ranker.build = lambda *given, **named: slowed(build(*given, **named), seconds)
+        flame.ranker.build_all = lambda *given, **named: [
+            slowed(engine, seconds) for engine in build_all(*given, **named)
+        ]
+    if "faulty" in sys.argv:
+        flame.ranker.build_all = faulty(flame.ranker.build_all)
     config = load(overrides=overrides)
     ranker = Ranker.load(MODEL, config, store=known_store(preset("tiny-climber").input))
     cut = serve(

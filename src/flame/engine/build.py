@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from flame.config import EngineConfig
 from flame.engine import artifact as artifacts
 from flame.engine.backends.base import Engine
 from flame.engine.choice import Choice, decide
+from flame.engine.devices import devices
 from flame.engine.gate import ORACLE, refuse_failed, validated
 from flame.engine.measuring import Place, Progress, measure
 from flame.engine.package import ModelPackage
@@ -53,6 +57,36 @@ def build(
     oracle. A wrong setting raises `ConfigError`.
     """
     return build_artifact(package, config, profiles, threads=threads, force=force, progress=progress).engine
+
+
+def build_all(
+    package: ModelPackage,
+    config: EngineConfig,
+    profiles: Sequence[Profile],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Engine]:
+    """An engine, as by `build`, for each device that `config.device` names: of one backend and one precision.
+
+    Devices of the same kind share an artifact and the costs in it. Raises what `build` raises.
+    """
+    first, *others = devices(config.device)
+    with ExitStack() as undo:
+        built = build_artifact(package, replace(config, device=first), profiles, threads=threads, progress=progress)
+        engines = [built.engine]
+        undo.callback(built.engine.close)
+        same = replace(
+            config,
+            backend=built.engine.backend,
+            precision=built.engine.precision,
+            artifact=str(built.folder) if config.artifact else "",
+        )
+        for device in others:
+            engines.append(build(package, replace(same, device=device), profiles, threads=threads, progress=progress))
+            undo.callback(engines[-1].close)
+        undo.pop_all()
+    return engines
 
 
 def build_artifact(

@@ -11,6 +11,7 @@ import flame
 from flame.config import EngineConfig
 from flame.engine import artifact as artifacts
 from flame.engine.backends.registry import Backend, BuildTarget, choose
+from flame.engine.devices import one_device
 from flame.engine.machine import graphics_card, processor, usable_cores
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile
@@ -42,7 +43,8 @@ def decide(
     not take turns there. Raises `BackendUnavailable` and `ConfigError`.
     """
     _check_profiles(package, profiles)
-    asked = BuildTarget(config.device, config.precision, threads or config.threads or usable_cores(), config.without)
+    device = one_device(config.device)
+    asked = BuildTarget(device, config.precision, threads or config.threads or usable_cores(), config.without)
     name, backend = choose(config.backend, package.spec, asked, refused)
     target = backend.resolve(asked)
     shapes = tuple(dict.fromkeys(profiles))
@@ -58,7 +60,7 @@ def _identity(
     return {
         "model": package.fingerprint,
         "backend": name,
-        "device": target.device,
+        "device": target.device.partition(":")[0],  # its number is nothing that an artifact depends on
         "precision": target.precision,
         "flame": flame.__version__,
         "torch": version("torch"),

@@ -87,6 +87,10 @@ def _address(words: Words) -> int:
     return address
 
 
+_PORTABLE = 1
+"""`cudaHostRegisterPortable`: page-locked for every device of the process, not for the thread's current one alone."""
+
+
 class _Pins:
     """Page-locks memory through CUDA; without CUDA it says so once and leaves memory as it is."""
 
@@ -99,7 +103,7 @@ class _Pins:
 
     def register(self, buffer: NDArray[np.int32]) -> None:
         if self._runtime is not None:
-            self._check(self._runtime.cudaHostRegister(_address(buffer), buffer.nbytes, 0), "register")
+            self._check(self._runtime.cudaHostRegister(_address(buffer), buffer.nbytes, _PORTABLE), "register")
 
     def unregister(self, buffer: NDArray[np.int32]) -> None:
         if self._runtime is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
 from flame.engine.spec import Profile
+from flame.layout import CANDIDATES
+from flame.orchestrator.attempt import Attempt
 from flame.orchestrator.profiles import Kind
 from flame.orchestrator.slots import Slots
 from flame.orchestrator.ticket import Part
@@ -16,32 +17,40 @@ class Executor:
     """Owns launch buffers for each profile, allocated here and never later. Used by one thread at a time."""
 
     def __init__(self, engine: Engine, profiles: Sequence[Profile]) -> None:
-        self.device = engine.device
         self._engine = engine
         self._buffers: dict[Profile, tuple[LaunchBuffers, Slots]] = {}
         for profile in profiles:
             buffers = engine.buffers(profile)
             self._buffers[profile] = buffers, Slots(buffers)
 
-    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part], times: list[float]) -> None:
+    def run(self, profile: Profile, kind: Kind, parts: Sequence[Part], attempt: Attempt) -> None:
         """Fills slot `i` with `parts[i]`, launches, and copies the scores out into each ticket.
 
-        Blocks until the scores are there. Whatever the engine raises comes through; the buffers stay usable. Adds to
-        `times` when it began to fill, when it called the engine, and when that returned.
+        Blocks until the scores are there. Whatever the engine raises comes through, and `Abandoned` where `attempt`
+        was given up meanwhile. From its `begin` on, request buffers are not read; after it was given up, nothing is
+        written to a ticket.
         """
-        times.append(time.monotonic())
         buffers, slots = self._buffers[profile]
         slots.fill(kind, parts)
-        times.append(time.monotonic())
+        attempt.begin()
         if kind == "rank":
             self._engine.rank(buffers, len(parts))
         elif kind == "encode":
             self._engine.encode(buffers, _states(parts))
         else:
             self._engine.score(buffers, _states(parts))
-        times.append(time.monotonic())
+        attempt.end()
         if kind != "encode":
             slots.read(parts)
+
+    def trial(self) -> None:
+        """Ranks one candidate for a user without a history in the smallest profile; raises what the engine raises."""
+        buffers = self._buffers[min(self._buffers)][0]
+        views = buffers.layout.views(buffers.words)
+        views.header[:] = 0
+        views.header[0, CANDIDATES] = 1
+        views.candidates[0, 0] = 0
+        self._engine.rank(buffers, 1)
 
 
 def _states(parts: Sequence[Part]) -> list[HistoryState]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
+
+from msgspec.structs import replace
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
 from flame.errors import (
-    ExecutionError,
-    FlameError,
     InvalidCandidates,
     QueueFull,
     RefusedError,
@@ -22,61 +22,76 @@ from flame.errors import (
 )
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
-from flame.orchestrator.executor import Executor
+from flame.orchestrator.attempt import Abandoned
+from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
-from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.post import Post
 from flame.orchestrator.schedule import Schedule
-from flame.orchestrator.states import StatePool
+from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
-
-_log = logging.getLogger(__name__)
 
 _LAST_LAUNCH_S = 5.0
 """How long `close` waits for launches that run, beyond the drain: nothing can interrupt them."""
 
 
 class Orchestrator:
-    """Runs an engine for many requests at a time; used from any thread.
+    """Runs one engine, or one for each of several devices, for many requests at a time; used from any thread.
 
-    All memory for launches and states is allocated here, before the first request. The engine stays the caller's: it
-    is closed by them, after `close`. `admission` is the gate that callers pass before they gather features, `timeline`
+    Engines are of the same model, backend and profiles, so that it does not matter which runs a request. All memory
+    for launches and states is allocated here, before the first request. The engines stay the caller's: they are
+    closed by them, after `close`. `admission` is the gate that callers pass before they gather features, `timeline`
     what was done lately.
     """
 
-    def __init__(self, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> None:
-        self.profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
-        self.admission = Admission(engine.spec.input, self.profiles, config, metrics)
+    def __init__(self, engines: Engine | Sequence[Engine], config: OrchestratorConfig, metrics: Metrics) -> None:
+        engines = [engines] if isinstance(engines, Engine) else list(engines)
+        spec = engines[0].spec
+        devices = [Device.of(engine, config, metrics) for engine in engines]
+        self.profiles = devices[0].profiles
+        executors = config.executors * len(engines)
+        self.admission = Admission(spec.input, self.profiles, replace(config, executors=executors), metrics)
         self.timeline = Timeline(config.timeline_entries)
         self._numbers = itertools.count()
-        self._tasks = len(engine.spec.tasks)
-        self._max_candidates = engine.spec.input.max_candidates
+        self._tasks = len(spec.tasks)
+        self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
         self._metrics = metrics
-        keep = config.keep_states if config.policy == "cost" else 0
-        self._states = StatePool(engine, self.profiles, config.executors, keep, metrics)
-        reuse = Reuse(self._states, self.profiles, keep, metrics)
-        self._schedule = Schedule(self.profiles, reuse, POLICIES[config.policy], config.executors)
+        self._schedule = Schedule(devices, POLICIES[config.policy])
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
         self._closing = False
         self._stopped = False
-        executors = [Executor(engine, self.profiles.profiles) for _ in range(config.executors)]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(executor, number), name=f"flame-executor-{number}", daemon=True)
-            for number, executor in enumerate(executors)
-        ]
-        for thread in self._threads:
-            thread.start()
+        places = [(device, engine) for device, engine in enumerate(engines) for _ in range(config.executors)]
+        self._supervisor = Supervisor(
+            [Post(number, *place, self.profiles.profiles) for number, place in enumerate(places)],
+            self._schedule,
+            self._lock,
+            config.launch_limit_ms / 1e3,
+            metrics,
+            serve=self._serve,
+            answer=self._answer,
+            wake=self._wake,
+        )
+        self._supervisor.start()
 
     @property
     def running(self) -> bool:
         """Whether an executor thread is alive; the engine must not be closed as long as one is."""
-        return any(thread.is_alive() for thread in self._threads)
+        return self._supervisor.running
+
+    @property
+    def failed(self) -> Future[None]:
+        """Ends when every executor has failed and none could be rebuilt: nothing is served any more."""
+        return self._supervisor.failed
+
+    def check(self) -> None:
+        """Raises `EngineFailed` when no executor is left."""
+        if not self._supervisor.left:
+            raise no_executor()
 
     def submit(
         self,
@@ -92,10 +107,9 @@ class Orchestrator:
 
         Requests of one `user` take turns with those of others; those without one are as of one user. `request_id` names
         it on the timeline. Setting `cancelled` drops what has not begun, before it would begin, and `withdraw` drops it
-        at once; cancelling the
-        future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`, `ExecutionError` or
-        `ShuttingDown`; `submit` itself `QueueFull`, `ShuttingDown`, `InvalidCandidates`, `TooManyCandidates` or
-        `HistoryTooLong`, at once.
+        at once; cancelling the future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`,
+        `ExecutionError`, `EngineFailed` or `ShuttingDown`; `submit` itself, at once, `QueueFull`, `ShuttingDown`,
+        `EngineFailed`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`.
         """
         ticket = Ticket(
             features,
@@ -113,11 +127,12 @@ class Orchestrator:
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
+            self.check()
             if (before := self._schedule.before(priority)) >= self._limit:
                 raise QueueFull(f"{before} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
             self._mark_queue(time.monotonic())
-            self._work.notify()
+            self._work[self._schedule.caller(ticket)].notify()
         return ticket.future
 
     def withdraw(self, future: Future[Scored]) -> None:
@@ -137,14 +152,12 @@ class Orchestrator:
             self._over.wait_for(lambda: not self._schedule.alive, drain_s)
             cut = self._schedule.cut(error)
             self._stopped = True
-            self._work.notify_all()
+            for work in self._work:
+                work.notify_all()
         self._answer()
-        limit = time.monotonic() + _LAST_LAUNCH_S
-        for thread in self._threads:
-            thread.join(max(0.0, limit - time.monotonic()))
+        self._supervisor.stop(_LAST_LAUNCH_S)
         with self._lock:
             cut += self._schedule.abandon(error)
-            self._states.clear()
         self._answer()
         return cut
 
@@ -155,33 +168,57 @@ class Orchestrator:
             raise TooManyCandidates(f"{ticket.demand.candidates} candidates; the model takes {self._max_candidates}")
         self.profiles.tier(ticket.demand.events)
 
-    def _serve(self, executor: Executor, number: int) -> None:
-        """The life of an executor thread."""
-        while job := self._next():
-            times: list[float] = []
-            error = _run(executor, job, times)
-            ended = time.monotonic()
-            self._count(job)
-            self.timeline.launched(job, executor=number, device=executor.device, times=times, ended=ended, error=error)
-            with self._lock:
-                self._schedule.finish(job, began=times[0], ended=ended, error=error)
-            self._answer()
+    def _serve(self, post: Post) -> None:
+        """The life of an executor's thread: until the orchestrator stops, it is given up, or nothing can be rebuilt."""
+        try:
+            while post.executor is not None or self._supervisor.rebuild(post):
+                job = self._next(post)
+                if job is None:
+                    return
+                self._launch(post, job)
+        except Abandoned:
+            self._supervisor.returned(post)
 
-    def _next(self) -> Job | None:
+    def _next(self, post: Post) -> Job | None:
         """Waits for work; None when the orchestrator has stopped."""
+        device = post.device
         while True:
             with self._lock:
-                self._work.wait_for(lambda: self._schedule.has_work or self._stopped)
+                patience = self._schedule.patience(time.monotonic(), device)
+                self._work[device].wait_for(lambda: self._schedule.has_work(device) or self._stopped, patience)
                 now = time.monotonic()
-                job = self._schedule.take(now)
+                job = self._schedule.take(now, device)
+                if job:
+                    self._supervisor.launch(post, job, now)
                 self._mark_queue(now)
                 self._metrics.queued.set(self._schedule.waiting)
-                if self._schedule.has_work:
-                    self._work.notify()
+                self._wake()
                 stopped = self._stopped
             self._answer()
             if job or stopped:
                 return job
+
+    def _launch(self, post: Post, job: Job) -> None:
+        executor, attempt = post.executor, post.attempt  # its buffers are freed with it: not before the lock is free
+        assert attempt is not None
+        began = time.monotonic()
+        error = post.run(job)
+        ended = time.monotonic()
+        self._count(job)
+        times = (began, *attempt.times[: 1 if error else 2])
+        self.timeline.launched(job, executor=post.number, device=post.name, times=times, ended=ended, error=error)
+        with self._lock:
+            self._schedule.finish(job, began=began, ended=ended, error=error)
+            self._supervisor.launched(post, error)
+        del executor
+        self._metrics.busy.labels(post.name).inc(ended - began)
+        self._answer()
+
+    def _wake(self) -> None:
+        """Wakes one executor of each device that has something to look at. Under the lock."""
+        for device, work in enumerate(self._work):
+            if self._schedule.has_work(device):
+                work.notify()
 
     def _count(self, job: Job) -> None:
         self._metrics.launches.labels(str(job.launch.profile), job.launch.kind).inc()
@@ -201,16 +238,3 @@ class Orchestrator:
                 self._metrics.refused.labels("queue", ticket.error.kind, ticket.priority).inc()
             self.timeline.answered(ticket)
             ticket.answer()
-
-
-def _run(executor: Executor, job: Job, times: list[float]) -> FlameError | None:
-    """Runs a launch; what the engine raises is logged in full and becomes the error of the requests in it."""
-    profile, kind = job.launch.profile, job.launch.kind
-    try:
-        executor.run(profile, kind, job.parts, times)
-    except Exception as cause:
-        _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
-        return ExecutionError(
-            f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log"
-        )
-    return None

@@ -42,6 +42,10 @@ class Reuse:
         """What tells the histories of a batch apart that may be shared; empty for one that is not shared."""
         return ticket.features.fingerprint if self._recurrence and not ticket.alone else b""
 
+    def has(self, ticket: Ticket) -> bool:
+        """Whether the history of `ticket` is encoded here, or about to be, and may be shared."""
+        return bool(self.key(ticket)) and self.pool.knows(self._length(ticket), ticket.features.fingerprint)
+
     def find(self, ticket: Ticket) -> bool:
         """Lends `ticket` the state of its history, if that is encoded or about to be; whether it is."""
         if not self.key(ticket):
@@ -81,6 +85,15 @@ class Reuse:
         elif kind == "encode":
             del self._filling[ticket.held]
             self.pool.filled(ticket.held)
+
+    def lose(self, job: Job) -> list[int]:
+        """`job` was given up and may still touch its states: they are lost. The history length of each that was not."""
+        if job.launch.kind == "rank":
+            return []
+        held = {ticket.held for ticket in job.requests() if ticket.held is not None and not ticket.held.lost}
+        for one in held:
+            self.pool.lose(one)
+        return [one.history for one in held]
 
     def leave(self, ticket: Ticket) -> list[Ticket]:
         """Takes back the state of a ticket that is over; who waited for it in vain, to be planned anew, in order."""

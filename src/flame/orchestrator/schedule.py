@@ -3,23 +3,25 @@
 Requests are planned when an executor asks for work and no planned launch is ready, in the order of the queue
 (`flame.orchestrator.queue`), as many at once as can share a launch without leaving another executor idle. Of requests
 with the same history, one is planned before the others, who may then share what it encodes. Launches start in planned
-order once those they depend on have ended.
+order once those they depend on have ended. All launches of a request are one device's
+(`flame.orchestrator.placement` says whose).
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
+from collections.abc import Sequence
 from concurrent.futures import Future
+from operator import attrgetter
 
 from flame.errors import ExecutionError, FlameError
 from flame.orchestrator.crowd import Crowd
+from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
-from flame.orchestrator.learning import Ratio
+from flame.orchestrator.placement import Round
 from flame.orchestrator.plan import Launch, Planner
-from flame.orchestrator.profiles import ProfileSet
 from flame.orchestrator.queue import RequestQueue
-from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Priority
 
@@ -27,22 +29,21 @@ _log = logging.getLogger(__name__)
 
 
 class Schedule:
-    """Owner of all tickets. Not thread-safe: the orchestrator holds its lock around every call."""
+    """Owner of all tickets. Not thread-safe: the orchestrator holds its lock around every call.
 
-    def __init__(self, profiles: ProfileSet, reuse: Reuse, planner: Planner, executors: int) -> None:
-        self._profiles = profiles
-        self._reuse = reuse
+    Requests wait in one queue for all `devices`, which are told apart by their place; launches are a device's.
+    """
+
+    def __init__(self, devices: Sequence[Device], planner: Planner) -> None:
+        self.devices = tuple(devices)
+        self._others = [[other for other in devices if other is not device] for device in devices]
         self._planner = planner
-        self._idle = executors
         self._pending = RequestQueue()
-        self._ready: list[Job] = []
+        self._changes = 0
         self._settled: list[Ticket] = []
         self._tickets: dict[Future[Scored], Ticket] = {}
         self._crowd = Crowd()
         self._planned = 0
-        self._pace = Ratio()
-        self.waiting = 0
-        """Launches planned and not begun."""
 
     @property
     def alive(self) -> int:
@@ -59,15 +60,38 @@ class Schedule:
         return len(self._pending)
 
     @property
-    def has_work(self) -> bool:
-        """Whether there is anything for `take` to look at."""
-        return bool(self._ready or self._pending)
+    def waiting(self) -> int:
+        """Launches planned and not begun."""
+        return sum([device.waiting for device in self.devices])
+
+    @property
+    def idle(self) -> int:
+        """Executors that can run a launch and have none."""
+        return sum([device.idle for device in self.devices])
+
+    def has_work(self, device: int = 0) -> bool:
+        """Whether there is anything for `take` to look at that it has not seen yet."""
+        own = self.devices[device]
+        return own.has_ready or (bool(self._pending) and own.seen != self._changes)
+
+    def caller(self, ticket: Ticket) -> int:
+        """The device to wake for a new request: an idle one that has its history, else the one that is idle most."""
+        if len(self.devices) == 1:
+            return 0
+        wanted = [(device.idle > 0 and device.reuse.has(ticket), device.idle) for device in self.devices]
+        return wanted.index(max(wanted))
+
+    def patience(self, now: float, device: int = 0) -> float | None:
+        """Seconds after which `take` should look again at what it left for another device; None where it left none."""
+        retry = self.devices[device].retry
+        return max(0.0, retry - now) if retry < math.inf else None
 
     def add(self, ticket: Ticket) -> None:
         """Queues an accepted request."""
         self._tickets[ticket.future] = ticket
         self._crowd.add(ticket.priority)
         self._pending.push(ticket)
+        self._changes += 1
 
     def withdraw(self, future: Future[Scored], error: FlameError) -> None:
         """Drops what has not begun of the request with that future, unless it has ended."""
@@ -75,31 +99,33 @@ class Schedule:
         if ticket is not None and not ticket.error:
             self._fail(ticket, error)
 
-    def take(self, now: float) -> Job | None:
-        """The next launch to run, counted as running from now on; None when there is nothing to do.
+    def take(self, now: float, device: int = 0) -> Job | None:
+        """The next launch for that device, counted as running from now on; None when there is nothing to do there.
 
         Requests that are late or cancelled are dropped here, before each of their launches; so are those who would be
         late at the end of the launch.
         """
-        for ticket in self._pending.pop_late(now):
-            refusal = ticket.refusal(now)
-            assert refusal, "its deadline has passed"
-            self._fail(ticket, refusal)
-        while self._ready or self._pending:
-            if not self._ready:
-                self._plan(now)
-                continue
-            job = heapq.heappop(self._ready)
-            self.waiting -= 1
-            if self._begin(job, now):
-                return job
-            self._unblock(job)
+        self._drop_late(now)
+        own = self.devices[device]
+        if own.retry < math.inf:
+            # What was left for another device is looked at again: here, or by the next executor if this one gets busy.
+            own.seen, own.retry = -1, math.inf
+        while own.has_ready or self._pending:
+            if own.has_ready:
+                job = own.pop()
+                if self._begin(job, now):
+                    return job
+                own.unblock(job)
+            elif not self._plan(device, now):
+                own.seen = self._changes
+                return None
         return None
 
     def finish(self, job: Job, *, began: float, ended: float, error: FlameError | None = None) -> None:
         """Books a launch that `take` gave out; with `error`, it fails the requests in it and nobody else."""
-        self._idle += 1
-        self._pace.add(self._profiles.price(job.launch.profile, job.launch.kind), (ended - began) * 1e3)
+        device = self.devices[job.device]
+        device.idle += 1
+        device.pace.add(device.profiles.price(job.launch.profile, job.launch.kind), (ended - began) * 1e3)
         self._charge(job, (ended - began) * 1e3)
         for ticket in job.requests():
             ticket.running -= 1
@@ -107,9 +133,36 @@ class Schedule:
             ticket.launches += 1
             ticket.ended = max(ticket.ended, ended)
             ticket.error = ticket.error or error
-            self._reuse.ended(ticket, job.launch.kind, sound=error is None)
+            device.reuse.ended(ticket, job.launch.kind, sound=error is None)
             self._settle_if_over(ticket)
-        self._unblock(job)
+        device.unblock(job)
+
+    def give_up(self, job: Job, *, began: float, now: float, error: FlameError) -> list[int]:
+        """Fails the requests of a launch that does not end. The history lengths of the states that it takes with it."""
+        lost = self.devices[job.device].reuse.lose(job)
+        self.finish(job, began=began, ended=now, error=error)
+        return lost
+
+    def staff(self, executors: int, device: int = 0) -> None:
+        """A device has that many more executors, which are idle; less than none: fewer."""
+        own = self.devices[device]
+        own.executors += executors
+        own.idle += executors
+
+    def leave_out(self, device: int, error: FlameError) -> None:
+        """No executor of that device is left: others take over its requests. Those that it had begun fail."""
+        own = self.devices[device]
+        orphans = sorted((one for one in self._tickets.values() if one.device == device), key=attrgetter("submitted"))
+        moved: list[Ticket] = []
+        for ticket in orphans:
+            if ticket.launches:
+                self._fail(ticket, error)
+            elif ticket.device == device:  # nobody it waited for has been moved with it
+                waiting = own.reuse.leave(ticket)
+                ticket.restart()
+                moved += [ticket, *waiting]
+        self._put_back(moved)
+        own.clear()
 
     def cut(self, error: FlameError) -> int:
         """Fails every request that has work not begun; those whose last launches run may finish. How many were cut."""
@@ -124,13 +177,15 @@ class Schedule:
         return len(cut)
 
     def abandon(self, error: FlameError) -> int:
-        """Fails what is left although it seems to run: its executor does not come back. How many had no error yet."""
+        """Fails all that is left, also what seems to run: no executor comes back for it. How many had no error yet."""
         left = list(self._tickets.values())
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
             self._settle(ticket)
         self._pending.clear()
+        for device in self.devices:
+            device.clear()
         return sound
 
     def pop_settled(self) -> list[Ticket]:
@@ -138,66 +193,83 @@ class Schedule:
         settled, self._settled = self._settled, []
         return settled
 
-    def _plan(self, now: float) -> None:
-        """Turns the oldest requests into jobs: a fair share of the queue for each idle executor."""
-        batch, twins = self._batch(now)
+    def _drop_late(self, now: float) -> None:
+        for ticket in self._pending.pop_late(now):
+            refusal = ticket.refusal(now)
+            assert refusal, "its deadline has passed"
+            self._fail(ticket, refusal)
+
+    def _plan(self, device: int, now: float) -> bool:
+        """Turns the next requests into jobs: a fair share of the queue for each idle executor. False without any."""
+        own = self.devices[device]
+        batch, twins = self._batch(device, now)
         if not batch:
-            return
-        demands = self._reuse.demands(batch, twins)
+            return False
+        demands = own.reuse.demands(batch, twins)
         try:
-            plan = self._planner(demands, self._profiles, self._reuse.pool.free())
+            plan = self._planner(demands, own.profiles, own.reuse.pool.free())
         except Exception as cause:
             _log.exception("planning failed for %s", demands)
             for ticket in batch:
                 self._fail(ticket, ExecutionError(f"planning failed with {type(cause).__name__}; see the server's log"))
-            return
-        self._commit(plan.launches, batch)
+        else:
+            self._commit(device, plan.launches, batch)
+        return True
 
-    def _batch(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
-        """Takes the next requests out of the queue; those with the history of one of them go back to its head."""
-        share = -(-len(self._pending) // max(self._idle, 1))
+    def _batch(self, device: int, now: float) -> tuple[list[Ticket], list[Ticket]]:
+        """Takes the next requests out of the queue; those with the history of one of them, and those that are left for
+        another device, stay at its head."""
+        own = self.devices[device]
+        looked = Round(own, self._others[device], now)
+        share = -(-len(self._pending) // max(self.idle, 1))
         batch: list[Ticket] = []
         twins: list[Ticket] = []
+        back: list[Ticket] = []
         new: set[bytes] = set()
-        while self._pending and len(batch) < min(share, self._profiles.widest):
+        while self._pending and len(batch) < min(share, own.profiles.widest):
             ticket = self._pending.pop()
-            key = self._reuse.key(ticket)
+            key = own.reuse.key(ticket)
             if refusal := ticket.refusal(now):
                 self._fail(ticket, refusal)
             elif key in new:
                 twins.append(ticket)
+                back.append(ticket)
+            elif looked.leaves(ticket):
+                back.append(ticket)
             else:
+                ticket.device = device
                 batch.append(ticket)
-                if key and not self._reuse.find(ticket):
+                if key and not own.reuse.find(ticket):
                     new.add(key)
-        self._pending.put_back(twins)
+        self._pending.put_back(back)
+        if not batch:
+            own.retry = looked.retry
         return batch, twins
 
-    def _commit(self, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
+    def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
+        own = self.devices[device]
         jobs: list[Job] = []
         for launch in launches:
-            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices])
+            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices], device)
             self._planned += 1
             tickets = job.tickets()
             for ticket in tickets:
                 ticket.left += 1
                 if launch.kind == "encode":
-                    self._reuse.own(ticket, job)
+                    own.reuse.own(ticket, job)
             for before in [jobs[place] for place in launch.after]:
                 job.wait_for(before)
             if launch.kind == "score":
-                for before in self._reuse.fillers(tickets):
+                for before in own.reuse.fillers(tickets):
                     job.wait_for(before)
             jobs.append(job)
-        self.waiting += len(jobs)
-        for job in jobs:
-            if not job.waits:
-                heapq.heappush(self._ready, job)
+        own.plan(jobs)
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""
         # A slow time is no reason to drop anybody: were all dropped on its account, nobody would ever see it end.
-        takes_ms = self._profiles.price(job.launch.profile, job.launch.kind) * min(1.0, self._pace.value)
+        device = self.devices[job.device]
+        takes_ms = device.profiles.price(job.launch.profile, job.launch.kind) * min(1.0, device.pace.value)
         for ticket in job.tickets():
             if not ticket.error and (refusal := ticket.refusal(now, takes_ms)):
                 self._fail(ticket, refusal)
@@ -205,14 +277,8 @@ class Schedule:
         for ticket in job.requests():
             ticket.running += 1
             ticket.started = now if ticket.started is None else ticket.started
-        self._idle -= bool(job.parts)
+        device.idle -= bool(job.parts)
         return bool(job.parts)
-
-    def _unblock(self, job: Job) -> None:
-        for dependent in job.dependents:
-            dependent.waits -= 1
-            if not dependent.waits:
-                heapq.heappush(self._ready, dependent)
 
     def _charge(self, job: Job, spent_ms: float) -> None:
         """Divides the time of a launch among its requests, by candidates; encoding, by heads."""
@@ -236,5 +302,11 @@ class Schedule:
         del self._tickets[ticket.future]
         self._crowd.add(ticket.priority, -1)
         self._pending.remove(ticket)
-        self._pending.put_back(self._reuse.leave(ticket))
+        if ticket.device is not None:
+            self._put_back(self.devices[ticket.device].reuse.leave(ticket))
         self._settled.append(ticket)
+
+    def _put_back(self, tickets: Sequence[Ticket]) -> None:
+        """To the head of the queue, which every device should look at anew."""
+        self._pending.put_back(tickets)
+        self._changes += 1

@@ -12,10 +12,11 @@ from flame.orchestrator.profiles import ProfileSet
 class Held:
     """One state that requests hold, or that is kept though nobody does. The pool alone changes it.
 
-    As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it.
+    As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it, and
+    `lost` that a launch which was given up may still touch it: then it is lent to nobody any more.
     """
 
-    __slots__ = ("fingerprint", "history", "holders", "ready", "state")
+    __slots__ = ("fingerprint", "history", "holders", "lost", "ready", "state")
 
     def __init__(self, state: HistoryState, history: int, fingerprint: bytes) -> None:
         self.state = state
@@ -23,6 +24,7 @@ class Held:
         self.fingerprint = fingerprint
         self.holders = 1
         self.ready = False
+        self.lost = False
 
 
 class StatePool:
@@ -46,6 +48,10 @@ class StatePool:
     def free(self) -> dict[int, int]:
         """How many states of each profile length can be taken now; those that are kept can be, too."""
         return {history: len(states) + len(self._kept[history]) for history, states in self._free.items()}
+
+    def knows(self, history: int, fingerprint: bytes) -> bool:
+        """Whether `find` would find something."""
+        return (history, fingerprint) in self._known
 
     def find(self, history: int, fingerprint: bytes) -> Held | None:
         """The state of this history for one more holder, if there is one; it may not be `ready` yet."""
@@ -90,7 +96,17 @@ class StatePool:
                 self._evict(held.history)
         else:
             self.forget(held)
-            self._free[held.history].append(held.state)
+            if not held.lost:
+                self._free[held.history].append(held.state)
+
+    def lose(self, held: Held) -> None:
+        """`held` never comes back, as a launch that was given up may still touch it; its holders go on with it."""
+        held.lost = True
+        self.forget(held)
+
+    def replace(self, history: int, state: HistoryState) -> None:
+        """Takes a new state in place of one that was lost."""
+        self._free[history].append(state)
 
     def clear(self) -> None:
         """Forgets every history; states in use go back when their holders give them."""

@@ -37,9 +37,10 @@ class Ticket:
 
     `left` and `running` count launches that have not ended, and those that run now. A ticket with an `error` takes
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
-    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
-    `words_at` and `scores_at` are the addresses of the request's packed words and of its scores.
-    `user`, `priority` and `cost_ms`, what it is predicted to cost, say when its turn comes.
+    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more. `device`
+    is the place of the one it is planned for, `passed_over` when it was first left for another than one that asked.
+    `words_at` and `scores_at` are the addresses of the request's packed words and of its scores. `user`, `priority` and
+    `cost_ms`, what it is predicted to cost, say when its turn comes.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Ticket:
         "cost_ms",
         "deadline",
         "demand",
+        "device",
         "ended",
         "error",
         "features",
@@ -56,6 +58,7 @@ class Ticket:
         "launches",
         "left",
         "number",
+        "passed_over",
         "priority",
         "request_id",
         "reused",
@@ -107,6 +110,8 @@ class Ticket:
         self.held: Held | None = None
         self.reused = False
         self.round = 0
+        self.device: int | None = None
+        self.passed_over: float | None = None
         self.alone = False
         self.error: FlameError | None = None
         self.settled = False
@@ -132,6 +137,7 @@ class Ticket:
         assert not self.launches
         assert not self.running
         self.round += 1
+        self.device = None
         self.left = 0
         self.reused = False
         self.alone = True

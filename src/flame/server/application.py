@@ -58,9 +58,9 @@ class Application:
         return response
 
     def _reason_of_cancelling(self) -> ShuttingDown | RequestCancelled:
-        if self._service.ready:
-            return RequestCancelled("the client went away before the work was done")
-        return ShuttingDown("the server shut down before this request was done; use another one")
+        if self._service.draining:
+            return ShuttingDown("the server shut down before this request was done; use another one")
+        return RequestCancelled("the client went away before the work was done")
 
     def _failed(self, failure: Failure, *headers: Header) -> Response:
         self._service.metrics.requests.labels("http", failure.kind).inc()

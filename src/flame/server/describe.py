@@ -56,10 +56,10 @@ def configuration(
     }
 
 
-def index(spec: ModelSpec, *, ready: bool) -> list[dict[str, str]]:
-    """The repository index: the one model there is."""
-    state, reason = ("READY", "") if ready else ("UNAVAILABLE", "the server is shutting down")
-    return [{"name": spec.name, "version": spec.version, "state": state, "reason": reason}]
+def index(spec: ModelSpec, obstacle: Exception | None) -> list[dict[str, str]]:
+    """The repository index: the one model there is, and why it takes no requests, where it does not."""
+    state = "UNAVAILABLE" if obstacle else "READY"
+    return [{"name": spec.name, "version": spec.version, "state": state, "reason": str(obstacle or "")}]
 
 
 def _tensors(tensors: Iterable[TensorSpec]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,9 @@ class _Server:
         self._say(text)
         if ready:
             ready(Endpoints(settings.host, http.port, grpc.port))
+        failure = asyncio.create_task(_when_done(service.failed, grpc.not_serving))
         await stop.wait()
+        failure.cancel()
         return await self._shut_down(service, http, grpc, force)
 
     async def _shut_down(self, service: Service, http: HttpServer, grpc: GrpcServer, force: asyncio.Event) -> _End:
@@ -139,6 +142,11 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, received)
     return stop, force
+
+
+async def _when_done(future: Future[None], do: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.wrap_future(future)
+    await do()
 
 
 async def _first(*waits: Coroutine[Any, Any, Any], timeout: float) -> None:

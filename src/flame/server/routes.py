@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from flame.errors import MalformedRequest, ShuttingDown, UnknownRoute
+from flame.errors import MalformedRequest, UnknownRoute
 from flame.records import Priority
 from flame.server import codec, deadline, describe, priority, rank_json
 from flame.server.asgi import BINARY, JSON, TEXT, Header, Request, Response, json_response
@@ -143,8 +143,8 @@ class Routes:
     def _ready(self, model: str = "", version: str = "") -> Response:
         if model:
             self._service.check_model(model, version)
-        if not self._service.ready:
-            raise ShuttingDown("the server is shutting down")
+        if obstacle := self._service.obstacle:
+            raise obstacle
         return Response()
 
 

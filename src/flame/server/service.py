@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flame.config import Config
-from flame.errors import FlameError, ShuttingDown, UnknownModel
+from flame.errors import EngineFailed, FlameError, RefusedError, ShuttingDown, UnknownModel
 from flame.records import RankRequest, RankResponse
 from flame.server import describe
 from flame.server.oip import InferRequest, InferResponse
@@ -29,6 +29,7 @@ class Service:
         self.spec = ranker.spec
         self.engine = f"{ranker.backend} on {ranker.device} in {ranker.precision}"
         self.metrics = ranker.metrics
+        self.failed = ranker.failed
         self.signature = Signature(ranker.spec)
         self.max_users = config.orchestrator.max_in_flight
         self._ranker = ranker
@@ -40,7 +41,7 @@ class Service:
             backend=ranker.backend,
             device=ranker.device,
             users=self.max_users,
-            executors=config.orchestrator.executors,
+            executors=config.orchestrator.executors * len(ranker.devices),
         )
         self._futures: set[asyncio.Future[RankResponse]] = set()
         self._calls = 0
@@ -52,7 +53,21 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return not self._draining
+        return self.obstacle is None
+
+    @property
+    def obstacle(self) -> RefusedError | None:
+        """Why no request is taken, where none is."""
+        if self._draining:
+            return ShuttingDown("the server is shutting down and takes no new requests; use another one")
+        if self.failed.done():
+            return EngineFailed("the engine of this server has failed; use another one until it is restarted")
+        return None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to end."""
+        return self._draining
 
     @property
     def calls(self) -> int:
@@ -111,7 +126,7 @@ class Service:
 
     def index(self, *, only_ready: bool) -> list[dict[str, str]]:
         """The models here."""
-        return [] if only_ready and not self.ready else describe.index(self.spec, ready=self.ready)
+        return [] if only_ready and not self.ready else describe.index(self.spec, self.obstacle)
 
     def drain(self) -> None:
         """Refuses new requests from now on."""
@@ -131,8 +146,8 @@ class Service:
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:
         """Counts one request in and out, and keeps the statistics of those that fail."""
-        if self._draining:
-            raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
+        if obstacle := self.obstacle:
+            raise obstacle
         started = time.perf_counter()
         self._calls += 1
         self._idle.clear()

@@ -18,7 +18,7 @@ from flame.engine.backends.compiled_model import weight_list
 from flame.engine.kernels.cpu.library import ENCODE, RANK, SCORE, LaunchError, Library, StateMemory, Workspace
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
-from flame.errors import ExecutionError
+from flame.errors import InvalidLaunch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +84,4 @@ class CompiledEngine(Engine):
         try:
             own.workspace.launch(mode, words, users, scores, [own_state(state, StateMemory) for state in states])
         except LaunchError as error:
-            raise ExecutionError(f"the launch failed: {error}") from error
+            raise InvalidLaunch(f"the launch was refused: {error}") from error

@@ -15,7 +15,7 @@ from flame.engine.models import ModelState
 from flame.engine.models.head import activate
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
-from flame.errors import BackendUnavailable, ExecutionError
+from flame.errors import BackendUnavailable, ExecutionError, InvalidLaunch
 
 
 class EagerState:
@@ -83,7 +83,7 @@ class EagerEngine(Engine):
         for user, state in enumerate(states):
             own = own_state(state, EagerState)
             if own.history < buffers.profile.history:
-                raise ExecutionError(f"a state for {own.history} events cannot take profile {buffers.profile}")
+                raise InvalidLaunch(f"a state for {own.history} events cannot take profile {buffers.profile}")
             own.tensors = tuple(part[user : user + 1].clone() for part in encoded)
 
     @torch.inference_mode()
@@ -154,5 +154,5 @@ def _told(encoded: object) -> str:
 def _tensors(state: HistoryState) -> ModelState:
     own = own_state(state, EagerState)
     if own.tensors is None:
-        raise ExecutionError(NOT_ENCODED)
+        raise InvalidLaunch(NOT_ENCODED)
     return own.tensors

@@ -19,7 +19,7 @@ from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, 
 from flame.engine.backends.openvino_model import input_names
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
-from flame.errors import ExecutionError
+from flame.errors import ExecutionError, InvalidLaunch
 
 Array = NDArray[np.generic]
 
@@ -141,7 +141,7 @@ class OpenVinoEngine(Engine):
         for user, state in enumerate(states):
             own = own_state(state, OpenVinoState)
             if not own.encoded:
-                raise ExecutionError(NOT_ENCODED)
+                raise InvalidLaunch(NOT_ENCODED)
             for array, part in zip(launch.state_arrays, own.parts, strict=True):
                 _paste(array[user], part)
         self._write(buffers, launch.run(), len(states))

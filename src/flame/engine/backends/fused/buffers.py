@@ -13,7 +13,7 @@ from flame.engine.backends.base import LaunchBuffers
 from flame.engine.backends.fused.lanes import Lane, Steps
 from flame.engine.backends.fused.program import LaunchMemory, Program
 from flame.engine.spec import ModelSpec, Profile
-from flame.errors import ExecutionError
+from flame.errors import InvalidLaunch
 from flame.layout import LENGTHS, PackedLayout, Words
 
 KINDS = ("rank", "encode", "score")
@@ -47,14 +47,14 @@ class FusedBuffers(LaunchBuffers):
     launches: Mapping[str, Steps]
 
     def use(self, kind: str, users: int) -> None:
-        """Makes the slots beyond `users` unused. Raises `ExecutionError` for a header that would read out of bounds."""
+        """Makes the slots beyond `users` unused. Raises `InvalidLaunch` for a header that would read out of bounds."""
         self.header[users:] = 0
         # A score reads no events, and the lengths are the states'.
         words = LENGTHS if kind == "score" else len(self.limits)
         given = self.header[:users, :words].view(np.uint32)
         if (given > self.limits[:words]).any():
             user = int((given > self.limits[:words]).any(axis=1).argmax())
-            raise ExecutionError(
+            raise InvalidLaunch(
                 f"slot {user} of profile {self.profile} has scenario, candidates and lengths "
                 f"{self.header[user, :words].tolist()}; the most are {self.limits[:words].tolist()}"
             )

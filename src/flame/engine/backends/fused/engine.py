@@ -21,7 +21,7 @@ from flame.engine.backends.fused.rows import EVENT_TILE, padded
 from flame.engine.backends.fused.state import DeviceState, new_state
 from flame.engine.kernels.kernel import KernelError
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
-from flame.errors import ExecutionError
+from flame.errors import ExecutionError, InvalidLaunch
 
 
 class FusedEngine(Engine):
@@ -96,7 +96,7 @@ class FusedEngine(Engine):
         own = [self._own_state(state) for state in states]
         for state in own:
             if state.capacity < launch.memory.rows.events:
-                raise ExecutionError(f"a state for {state.capacity} events cannot take profile {launch.profile}")
+                raise InvalidLaunch(f"a state for {state.capacity} events cannot take profile {launch.profile}")
             state.encoded = False
         launch.point([state.address for state in own])
         self._launch(launch, "encode", len(own))
@@ -107,7 +107,7 @@ class FusedEngine(Engine):
         launch = self._own(buffers, len(states))
         own = [self._own_state(state) for state in states]
         if not all(state.encoded for state in own):
-            raise ExecutionError(NOT_ENCODED)
+            raise InvalidLaunch(NOT_ENCODED)
         launch.point([state.address for state in own])
         self._launch(launch, "score", len(own))
 
@@ -128,20 +128,20 @@ class FusedEngine(Engine):
 
     def _open_program(self) -> Program:
         if self._program is None:
-            raise ExecutionError("the engine is closed")
+            raise InvalidLaunch("the engine is closed")
         return self._program
 
     def _own(self, buffers: LaunchBuffers, users: int) -> FusedBuffers:
         own = own_buffers(buffers, FusedBuffers)
         if own.owner is not self._mark:
-            raise ExecutionError("buffers were made by another engine")
+            raise InvalidLaunch("buffers were made by another engine")
         check_users(own.profile, users)
         return own
 
     def _own_state(self, state: HistoryState) -> DeviceState:
         own = own_state(state, DeviceState)
         if own.owner is not self._mark:
-            raise ExecutionError("a state was made by another engine")
+            raise InvalidLaunch("a state was made by another engine")
         return own
 
 

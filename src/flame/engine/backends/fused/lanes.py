@@ -77,7 +77,8 @@ class StreamLane:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # Both waits leave Python's lock to others, which asking the event again and again from here would not.
         self._asleep = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        self._awake = torch.cuda.Event() if usable_cores() > MOST_LAUNCHES else self._asleep  # type: ignore[no-untyped-call]
+        self._awake = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._cores = usable_cores()
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, pin_memory=True)
@@ -92,11 +93,16 @@ class StreamLane:
 
     def _run(self, steps: Steps, *, short: bool = False) -> None:
         """Awake where the launch is short and there is a core for every launch to wait on and one for the requests."""
-        done = self._awake if short else self._asleep
+        done = self._awake if short and self._cores > MOST_LAUNCHES * len(_running) else self._asleep
         with self._slots:
-            with torch.cuda.stream(self._stream):
-                steps()
-                done.record(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    steps()
+                    done.record(self._stream)
+            except BaseException:
+                # What was put there before the step that failed ends, before its memory can go to somebody else.
+                self._stream.synchronize()
+                raise
             done.synchronize()
 
 

@@ -1,0 +1,85 @@
+"""One device's part of the schedule: its executors, the launches planned for it, and the histories encoded on it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Self
+
+from flame.config import OrchestratorConfig
+from flame.engine.backends.base import Engine
+from flame.metrics import Metrics
+from flame.orchestrator.job import Job
+from flame.orchestrator.learning import Ratio
+from flame.orchestrator.profiles import ProfileSet
+from flame.orchestrator.reuse import Reuse
+from flame.orchestrator.states import StatePool
+
+
+class Device:
+    """A device as the schedule sees it, which alone changes it. The schedule's lock guards it.
+
+    `executors` can run launches, `idle` of them have none. `waiting` counts launches that are planned and not begun,
+    and `work_ms` is what those that are planned and not ended cost, as predicted; `pace` is what predictions turned out
+    to be worth. `seen` is the state of the queue in
+    which nothing was found for it, until `retry` (`time.monotonic`) at the latest.
+    """
+
+    def __init__(self, name: str, profiles: ProfileSet, reuse: Reuse, executors: int) -> None:
+        self.name = name
+        self.profiles = profiles
+        self.reuse = reuse
+        self.executors = executors
+        self.idle = executors
+        self.waiting = 0
+        self.work_ms = 0.0
+        self.pace = Ratio()
+        self.seen = -1
+        self.retry = math.inf
+        self._ready: list[Job] = []
+
+    @classmethod
+    def of(cls, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Self:
+        """That of an engine, with its costs, and room for the histories that are encoded on it."""
+        profiles = ProfileSet(engine.spec, engine.profiles, engine.costs)
+        keep = config.keep_states if config.policy == "cost" else 0
+        states = StatePool(engine, profiles, config.executors, keep, metrics)
+        return cls(engine.device, profiles, Reuse(states, profiles, keep, metrics), config.executors)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a planned launch may begin."""
+        return bool(self._ready)
+
+    def plan(self, jobs: list[Job]) -> None:
+        """Takes in planned launches."""
+        self.waiting += len(jobs)
+        self.work_ms += sum([self._price(job) for job in jobs])
+        for job in jobs:
+            if not job.waits:
+                heapq.heappush(self._ready, job)
+
+    def pop(self) -> Job:
+        """The next launch that may begin."""
+        self.waiting -= 1
+        return heapq.heappop(self._ready)
+
+    def unblock(self, job: Job) -> None:
+        """`job` has ended, or will never begin: those that wait for it alone may begin."""
+        # Without launches there is no work by definition; sums of floats would drift.
+        busy = self.waiting or self.idle < self.executors
+        self.work_ms = self.work_ms - self._price(job) if busy else 0.0
+        for dependent in job.dependents:
+            dependent.waits -= 1
+            if not dependent.waits:
+                heapq.heappush(self._ready, dependent)
+
+    def clear(self) -> None:
+        """Forgets all launches that have not begun, and every history."""
+        self._ready.clear()
+        self.waiting = 0
+        self.work_ms = 0.0
+        self.reuse.pool.clear()
+
+    def _price(self, job: Job) -> float:
+        return self.profiles.price(job.launch.profile, job.launch.kind)
