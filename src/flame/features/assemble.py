@@ -11,7 +11,7 @@ from flame.errors import SchemaError
 from flame.features.fingerprint import fingerprint
 from flame.features.kernels import assemble as kernels
 from flame.features.rows import pack_rows
-from flame.layout import CANDIDATES, LENGTHS, SCENARIO, PackedLayout, RecordLayout, Words
+from flame.layout import CANDIDATES, SCENARIO, PackedLayout, RecordLayout, Words
 from flame.records import FeatureCounts, Features, History, RankRequest
 from flame.schema import InputSchema, SequenceSpec
 
@@ -88,7 +88,9 @@ class Assembler:
         record = self._record
         header[SCENARIO] = request.scenario
         header[CANDIDATES] = len(request.candidates)
-        header[LENGTHS : record.user_start] = lengths
+        header[record.lengths] = lengths
+        if record.prefix is not None:
+            header[record.prefix] = 0
         header[record.user_start : record.context_start] = user_row
         header[record.context_start :] = self._context(request)
 
