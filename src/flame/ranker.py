@@ -119,7 +119,8 @@ class Ranker:
             undo.callback(engine.close)
             embeddings = package.item_embeddings() if schema.item_id.lookup == "host" else None
             pinned = engine.device != "cpu"
-            features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned)
+            tile = engine.append_tile
+            features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned, tile)
             undo.callback(features.close)
             features.warm_up()
             ranker = cls(engine, features, config, metrics)

@@ -46,6 +46,8 @@ class Executor:
             views.header[slot] = ticket.views.header[0]
             if kind == "encode":
                 views.header[slot, CANDIDATES] = min(ticket.demand.candidates, views.candidates.shape[1])
+                if ticket.held is not None and (word := ticket.features.layout.record.prefix) is not None:
+                    views.header[slot, word] = ticket.held.prefix
             else:
                 views.header[slot, CANDIDATES] = stop - start
                 views.candidates[slot, : stop - start] = ticket.views.candidates[0, start:stop]

@@ -158,7 +158,7 @@ class Orchestrator:
     def _predict(self, ticket: Ticket) -> float:
         """What the request was expected to cost, knowing by now whether its history was there."""
         demand = ticket.demand
-        return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused)
+        return self.profiles.predict(demand.events, demand.candidates, encoded=ticket.reused, fresh=ticket.fresh)
 
 
 def _run(executor: Executor, job: Job) -> FlameError | None:

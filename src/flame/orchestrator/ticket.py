@@ -35,7 +35,8 @@ class Ticket:
 
     `left` and `running` count launches that have not ended, and those that run now. A ticket with an `error` takes
     part in no further launch, and is answered when nothing of it runs any more: then nobody reads its features.
-    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more.
+    `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode any more. `fresh`
+    is the share of its events that had to be encoded, of a history that was.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Ticket:
         "ended",
         "error",
         "features",
+        "fresh",
         "future",
         "held",
         "launches",
@@ -86,6 +88,7 @@ class Ticket:
         self.spent_ms = 0.0
         self.held: Held | None = None
         self.reused = False
+        self.fresh = 1.0
         self.round = 0
         self.alone = False
         self.error: FlameError | None = None
@@ -109,6 +112,7 @@ class Ticket:
         self.round += 1
         self.left = 0
         self.reused = False
+        self.fresh = 1.0
         self.alone = True
 
     def answer(self) -> None:
