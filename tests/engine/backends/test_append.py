@@ -84,6 +84,7 @@ def grown(engine: Engine, profile: Profile, packed: Packed, steps: Steps) -> lis
     views = packed.layout.views(packed.words)
     last = Packed(packed.layout, packed.words.copy(), packed.users)
     packed.layout.views(last.words).events[:] = NAN_WORD
+    packed.layout.views(last.words).header[:, LENGTHS] = 7
     buffers = probe._fill(profile, last)
     engine.score(buffers, states)
     return [buffers.scores[user, : views.header[user, CANDIDATES]].copy() for user in range(packed.users)]

@@ -121,7 +121,8 @@ class EagerEngine(Engine):
             check_prefix(prefix, state.events)
             with _as_execution_error():
                 encoded = self._model.append(_tensors(state), own, prefix) if prefix else self._model.encode(own)
-            found.append(encoded)
+                # Parts of it may be views of the launch's words, which the next launch writes over.
+                found.append(tuple(part.clone() for part in _state_of(encoded, 1)))
         return found
 
     def _inputs(self, buffers: LaunchBuffers, users: int) -> ModelInputs:
