@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.engine.backends.base import Engine
 from flame.engine.backends.compiled import CompiledEngine
 from flame.engine.backends.eager import EagerEngine
+from flame.engine.backends.fused.buffers import FusedBuffers
+from flame.engine.backends.fused.engine import FusedEngine
+from flame.engine.backends.fused.hstu import HstuMemory
+from flame.engine.backends.fused.lanes import HostLane
+from flame.engine.backends.fused.precision import PRECISIONS
+from flame.engine.backends.fused.programs import program_type
+from flame.engine.kernels.interpreter import Interpreter
 from flame.engine.package import ModelPackage
-from flame.engine.presets import preset
+from flame.engine.presets import preset, random_weights
 from flame.engine.probe import Packed, Probe, oldest
 from flame.engine.sampling import NAN_WORD, random_words
 from flame.engine.spec import ModelSpec, Profile, RelativeBias
@@ -79,7 +88,10 @@ def grown(engine: Engine, profile: Profile, packed: Packed, steps: Steps) -> lis
             prefix = before // engine.append_tile * engine.append_tile
             views.header[user, packed.layout.record.prefix] = prefix
             views.events[user, 0, :prefix, np.arange(views.events.shape[3]) != EVENT_AGE] = NAN_WORD
-        engine.encode(probe._fill(profile, shorter), states)
+        buffers = probe._fill(profile, shorter)
+        if isinstance(buffers, FusedBuffers):
+            spoil(buffers)
+        engine.encode(buffers, states)
         held = list(lengths)
     views = packed.layout.views(packed.words)
     last = Packed(packed.layout, packed.words.copy(), packed.users)
@@ -88,6 +100,14 @@ def grown(engine: Engine, profile: Profile, packed: Packed, steps: Steps) -> lis
     buffers = probe._fill(profile, last)
     engine.score(buffers, states)
     return [buffers.scores[user, : views.header[user, CANDIDATES]].copy() for user in range(packed.users)]
+
+
+def spoil(buffers: FusedBuffers) -> None:
+    """Makes NaN of all that a launch on a GPU has to write before it reads it."""
+    work = buffers.memory.work if isinstance(buffers.memory, HstuMemory) else buffers.memory.layers
+    for tensor in (buffers.memory.x, *work):
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            tensor.fill_(torch.nan)
 
 
 @st.composite
@@ -116,6 +136,44 @@ def test_compiled_has_the_bits_of_the_whole(
     engine.close()
 
 
+def interpreted(spec: ModelSpec, precision: str, *without: str) -> FusedEngine:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("this process compiles kernels for its GPU; Triton's interpreter needs TRITON_INTERPRET=1")
+    runtime, weights = Interpreter(), random_weights(spec, 1)
+    program = program_type(spec)(spec, PRECISIONS[precision], runtime, weights, frozenset(without), 80)
+    return FusedEngine(spec, (), program, device=runtime.device, precision=precision, lane=HostLane)
+
+
+FUSED_STEPS = [[130, 200, 290], [128, 128, 256], [255, 257, 257]]
+"""Tiles of 128 events, touched and crossed; one history that does not grow."""
+
+
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "precision", "without"),
+    [
+        *((name, "fp32", ()) for name in SPECS),
+        ("climber-bias", "fp16", ("feed-forward",)),
+        ("hstu", "fp16", ()),
+    ],
+)
+def test_fused_has_the_bits_of_the_whole(name: str, precision: str, without: tuple[str, ...]) -> None:
+    spec = SPECS[name]
+    engine = interpreted(spec, precision, *without)
+    assert engine.append_tile == 128
+    profile, packed = packed_users(spec, [steps[-1] for steps in FUSED_STEPS], 5)
+    for mine, whole in zip(
+        grown(engine, profile, packed, FUSED_STEPS), Probe(engine).rank(profile, packed), strict=True
+    ):
+        np.testing.assert_array_equal(mine, whole)
+
+
+def test_fused_appends_only_with_its_own_tokens() -> None:
+    assert interpreted(SPECS["climber"], "fp32", "tokens").append_tile == 0
+    assert interpreted(longer(CLIMBER, positions="newest"), "fp32").append_tile == 0
+
+
 @given(case=growing())
 @EXAMPLES
 def test_the_oracle_agrees_with_the_whole(
@@ -130,7 +188,7 @@ def test_the_oracle_agrees_with_the_whole(
 
 
 @pytest.fixture(params=["eager", "compiled"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Engine:
     make = request.getfixturevalue({"eager": "oracle_of", "compiled": "make_engine"}[request.param])
     return make(SPECS["climber"])
 
