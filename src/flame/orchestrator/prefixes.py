@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -32,7 +33,6 @@ class PrefixIndex(Generic[State]):
 
     def longest(self, prefixes: Sequence[bytes]) -> tuple[State | None, int]:
         """The state with the most of these prefixes, of several the one added last, and how many those are."""
-        for count in range(len(prefixes), 0, -1):
-            if states := self._states.get(prefixes[count - 1]):
-                return next(reversed(states)), count
-        return None, 0
+        # Who has a prefix has all shorter ones as well, so those that are there come first.
+        count = bisect_left(prefixes, True, key=lambda prefix: prefix not in self._states)
+        return (next(reversed(self._states[prefixes[count - 1]])), count) if count else (None, 0)
