@@ -56,3 +56,10 @@ def test_host_embeddings_widen_both_records() -> None:
 def test_the_header_holds_lengths_user_and_context() -> None:
     layout = record("device", 3, 0)
     assert (layout.user_start, layout.context_start, layout.header_words) == (5, 6, 7)
+    assert layout.prefix is None
+
+
+def test_a_header_tells_a_prefix_where_positions_count_from_the_oldest_event() -> None:
+    schema = InputSchema(ItemTable(9, 4), max_history=8, max_candidates=4, actions=2, positions="oldest")
+    layout = RecordLayout.of(schema)
+    assert (layout.lengths, layout.prefix, layout.user_start, layout.header_words) == (slice(2, 3), 3, 4, 4)

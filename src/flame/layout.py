@@ -1,6 +1,7 @@
 """The packed buffer: one run of int32 words that holds all inputs of one launch.
 
-    header      [users, header_words]                    scenario, candidates, sequence lengths, user row, context row
+    header      [users, header_words]                    scenario, candidates, sequence lengths, (prefix), user row,
+                                                         context row
     events      [users, sequences, events, event_words]  item row index, action, age, item features, (embedding)
     candidates  [users, candidates, candidate_words]     item row index, item features, (embedding)
 
@@ -8,6 +9,9 @@ Records lie one after the other (array of structures), so any range of candidate
 slice of a request reaches an executor by one copy. Floats are the same four bytes, viewed. Slots beyond a length may
 hold anything. Age is the time from an event to the newest event of the history, in seconds, so a packed history does
 not depend on when it was asked for. An embedding is part of a record only when the host does the look-up.
+
+A header has the prefix only where positions count from the oldest event: how many events, from the oldest, the state
+that is encoded into holds already. An `encode` leaves them as they are and goes on behind them; nothing else reads it.
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ class RecordLayout:
     context_words: int
     context_integers: int
     embedding_words: int
+    prefix_words: int = 0
 
     @classmethod
     def of(cls, schema: InputSchema) -> RecordLayout:
@@ -75,11 +80,22 @@ class RecordLayout:
             context_words=context.words,
             context_integers=context.integer_words,
             embedding_words=schema.item_id.dim if schema.item_id.lookup == "host" else 0,
+            prefix_words=int(schema.positions == "oldest"),
         )
 
     @cached_property
+    def lengths(self) -> slice:
+        """The words of a header that are lengths."""
+        return slice(LENGTHS, LENGTHS + self.sequences)
+
+    @cached_property
+    def prefix(self) -> int | None:
+        """The word of a header that is the prefix, where there is one."""
+        return LENGTHS + self.sequences if self.prefix_words else None
+
+    @cached_property
     def user_start(self) -> int:
-        return LENGTHS + self.sequences
+        return LENGTHS + self.sequences + self.prefix_words
 
     @cached_property
     def context_start(self) -> int:

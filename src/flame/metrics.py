@@ -41,6 +41,7 @@ class Metrics:
         self.padding = self._counter("padding_pairs", "Candidate slots of launches that held no candidate")
         self.state_hits = self._counter("state_hits", "Requests whose history was encoded, or about to be, for another")
         self.state_misses = self._counter("state_misses", "Requests whose history was not")
+        self.state_appends = self._counter("state_appends", "Histories of which only the appended part was encoded")
         self.state_evictions = self._counter("state_evictions", "Encoded histories that made room for another")
         self.states_held = self._gauge("states_held", "Encoded histories that a request would find")
         self.state_bytes = self._gauge("state_bytes", "Memory of the encoded histories that a request would find")

@@ -129,7 +129,8 @@ class Ranker:
                 undo.callback(engine.close)
             embeddings = package.item_embeddings() if schema.item_id.lookup == "host" else None
             pinned = engines[0].device != "cpu"
-            features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned)
+            tile = engines[0].append_tile
+            features = FeaturePipeline(schema, store, config.features, metrics, embeddings, pinned, tile)
             undo.callback(features.close)
             features.warm_up()
             ranker = cls(engines, features, config, metrics)

@@ -80,7 +80,9 @@ class Features:
     `words` is the packed buffer that `layout` describes (one user, sequences as long as its own history,
     candidates as many as it asked for). It belongs to `features.staging`: whoever finishes the request calls
     `release` exactly once, and nobody reads it afterwards. `fingerprint` identifies all that the
-    history state depends on (events, their features, scenario), so equal fingerprints mean equal states.
+    history state depends on (events, their features, scenario), so equal fingerprints mean equal states. `prefixes`
+    identify so its oldest tile of events, its oldest two tiles, and so on, whatever follows them; there are none where
+    the engine cannot append to a state.
     """
 
     words: Words
@@ -88,6 +90,7 @@ class Features:
     lengths: tuple[int, ...]
     fingerprint: bytes
     counts: FeatureCounts
+    prefixes: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,11 @@ class SequenceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All a model reads: the `[input]` table of `model.toml`."""
+    """All a model reads: the `[input]` table of `model.toml`.
+
+    `positions` says from which end of a sequence its events are numbered: from the `newest`, so that a new event gives
+    every other a new number, or from the `oldest`, so that it changes nothing before it.
+    """
 
     item_id: ItemTable
     max_history: Annotated[int, Meta(ge=0, le=MOST_WORDS)]
@@ -140,6 +144,7 @@ class InputSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: tuple[Field, ...] = ()
     context: tuple[Field, ...] = ()
     sequences: tuple[SequenceSpec, ...] = (SequenceSpec("all"),)
+    positions: Literal["newest", "oldest"] = "newest"
 
     def __post_init__(self) -> None:
         if not self.sequences:

@@ -24,6 +24,8 @@ VARIANTS = (
     "tiny-climber-bias-causal",
     "tiny-hstu",
     "tiny-hstu-bidirectional",
+    "tiny-climber-appendable",
+    "tiny-hstu-appendable",
 )
 
 MakeModel = Callable[[ModelSpec], RankModel]
@@ -49,7 +51,7 @@ def climber_spec(request: pytest.FixtureRequest) -> ModelSpec:
     return variant_spec(request.param)
 
 
-@pytest.fixture(params=["tiny-hstu", "tiny-hstu-bidirectional"])
+@pytest.fixture(params=[name for name in VARIANTS if "hstu" in name])
 def hstu_spec(request: pytest.FixtureRequest) -> ModelSpec:
     """Each HSTU in turn."""
     return variant_spec(request.param)

@@ -60,7 +60,8 @@ class Reference:
         at = (user, block, slot)
         token = self.item(inputs.event_item[at], inputs.event_integers[at], inputs.event_floats[at])
         token = token + self.w["input.actions.weight"][inputs.event_action[at]]
-        return token + self.w["input.positions.weight"][length - slot]
+        place = slot + 1 if self.spec.input.positions == "oldest" else length - slot
+        return token + self.w["input.positions.weight"][place]
 
     def block(self, inputs, user: int, block: int, candidates: list[np.ndarray]) -> list[np.ndarray]:
         length, scenario = int(inputs.lengths[user, block]), int(inputs.scenario[user])
@@ -237,6 +238,8 @@ def test_gradients_reach_every_parameter_and_garbage_none(climber_spec, make_inp
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+        if name == "fusion.layer.log_temperature" and len(full) == 1:
+            continue  # one block attends to itself alone, at any temperature
         assert parameter.grad.abs().sum() > 0, name
 
 

@@ -75,8 +75,10 @@ def test_the_whole_model_agrees_with_the_formulas(hstu_spec, make_model, make_in
     for user, (length, count) in enumerate([(9, 4), (1, 3), (0, 2)]):
         rows = []
         for slot in range(length):
-            age = int(inputs.event_age[user, 0, slot])
-            rows.append(events[user, slot] + w["times.weight"][min((1 + age).bit_length() - 1, 19)])
+            seconds = int(inputs.event_age[user, 0, slot])
+            if sizes.times == "gap":
+                seconds = int(inputs.event_age[user, 0, slot - 1]) - seconds if slot else 0
+            rows.append(events[user, slot] + w["times.weight"][min((1 + seconds).bit_length() - 1, 19)])
         own = w["times.weight"][0] + w["scenarios.weight"][int(inputs.scenario[user])]
         rows += [candidates[user, index] + own for index in range(count)]
         for layer in range(sizes.layers):

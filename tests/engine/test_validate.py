@@ -7,6 +7,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from flame.engine.agreement import compare_task, kendall, largest_difference, spread, top_overlap
 from flame.engine.backends.eager import EagerEngine
@@ -35,14 +36,21 @@ def failures(engine: EagerEngine, package: ModelPackage) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["tiny-climber", "tiny-climber-bias", "tiny-climber-causal", "tiny-hstu"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tiny-climber", "tiny-climber-bias", "tiny-climber-causal", "tiny-hstu"),
+        *("tiny-climber-appendable", "tiny-hstu-appendable"),
+    ],
+)
 def test_a_right_engine_passes(name: str) -> None:
     package = load(f"preset:{name}")
     report = validate(EagerEngine(package, PROFILES), EagerEngine(package, PROFILES), requests=24, seed=1)
     assert report.passed, report.render()
     assert report.requests >= 24
     assert {result.check for result in report.isolation} == {
-        *("repeat", "permutation", "subset", "split", "padding", "other users", "other profile", "encode + score")
+        *("repeat", "permutation", "subset", "split", "padding", "other users", "other profile", "encode + score"),
+        *(["append"] if package.spec.appendable else []),
     }
     assert all(result.compared > 0 for result in report.isolation)
     assert all(task.kendall == task.top_overlap == 1.0 for task in report.tasks)
@@ -116,6 +124,34 @@ class ScoresOtherwise(EagerEngine):
     def score(self, buffers, states):
         super().score(buffers, states)
         buffers.scores[:] *= 1.01
+
+
+class AppendsNothing(EagerEngine):
+    """A state that holds the start of a history is left as it is."""
+
+    def encode(self, buffers, states):
+        prefixes = buffers.layout.views(buffers.words).header[: len(states), buffers.layout.record.prefix]
+        if not prefixes.any():
+            super().encode(buffers, states)
+
+
+class ForgetsTheFirst(EagerEngine):
+    """An append takes the start of the history for another one's."""
+
+    def encode(self, buffers, states):
+        prefixes = buffers.layout.views(buffers.words).header[: len(states), buffers.layout.record.prefix]
+        for state, prefix in zip(states, prefixes, strict=True):
+            if prefix:
+                keys = state.tensors[0].clone()
+                state.tensors = (keys.index_fill_(-2, torch.tensor([0]), 0.0), *state.tensors[1:])
+        super().encode(buffers, states)
+
+
+@pytest.mark.parametrize("wrong", [AppendsNothing, ForgetsTheFirst])
+@pytest.mark.parametrize("name", ["tiny-climber-appendable", "tiny-hstu-appendable"])
+def test_a_wrong_append_is_caught(wrong: type[EagerEngine], name: str) -> None:
+    package = load(f"preset:{name}")
+    assert failures(wrong(package, PROFILES), package) == {"append"}
 
 
 class MixesUsers(EagerEngine):

@@ -19,7 +19,7 @@ from flame.features.pipeline import FeaturePipeline
 from flame.features.rows import pack_rows
 from flame.features.store.memory import MemoryStore
 from flame.metrics import Metrics
-from flame.records import FeatureCounts, Features, RankRequest
+from flame.records import FeatureCounts, Features, History, RankRequest
 from flame.schema import InputSchema, ItemTable, SequenceSpec
 
 MODES = ["off", "sync", "async"]
@@ -28,12 +28,14 @@ Make = Callable[..., FeaturePipeline]
 
 @pytest.fixture
 def make(faulty: Any, schema: InputSchema) -> Iterator[Make]:
-    """`make(schema, embeddings, metrics, **config)`: pipelines over the faulty store, closed at the end."""
+    """`make(schema, embeddings, metrics, tile, **config)`: pipelines over the faulty store, closed at the end."""
     made: list[FeaturePipeline] = []
 
-    def build(own: InputSchema = schema, embeddings: Any = None, metrics: Any = None, **config: Any) -> FeaturePipeline:
-        settings = {"cache": "sync", "cache_rows": 2000, "fetch_timeout_ms": 5000.0} | config
-        made.append(FeaturePipeline(own, faulty, FeaturesConfig(**settings), metrics or Metrics(), embeddings))
+    def build(
+        own: InputSchema = schema, embeddings: Any = None, metrics: Any = None, tile: int = 0, **config: Any
+    ) -> FeaturePipeline:
+        settings = FeaturesConfig(**{"cache": "sync", "cache_rows": 2000, "fetch_timeout_ms": 5000.0} | config)
+        made.append(FeaturePipeline(own, faulty, settings, metrics or Metrics(), embeddings, append_tile=tile))
         return made[-1]
 
     yield build
@@ -95,6 +97,29 @@ def test_a_history_comes_from_the_request_or_else_the_newest_of_the_store(
     assert faulty.users == [(9, 64), (9, 0)], "a history that is given is not looked up"
     assert given.fingerprint != stored.fingerprint
     assert given.layout.views(given.words).header[0, given.layout.record.user_start] == 9
+
+
+def test_prefixes_stay_as_a_history_grows_until_it_slides(make: Make, schema_of: Any) -> None:
+    growing = schema_of(sequences=(SequenceSpec("all"),), positions="oldest")
+    pipelines = {tile: make(growing, tile=tile) for tile in (0, 8)}
+    rng = np.random.default_rng(2)
+    items, actions, times = rng.integers(1, 200, 80), rng.integers(0, 4, 80), np.sort(rng.integers(0, 10**6, 80))
+
+    def prefixes(events: int, tile: int = 8, scenario: int = 0) -> tuple[bytes, ...]:
+        had = slice(max(0, events - 64), events)
+        history = History(items[had], actions[had], times[had])
+        features = pipelines[tile].gather(RankRequest(1, candidates_of(3, 4), history, scenario))
+        assert features.layout.views(features.words).header[0, features.layout.record.prefix] == 0
+        pipelines[tile].release(features)
+        return features.prefixes
+
+    whole = prefixes(64)
+    assert len(set(whole)) == 8
+    for events in (0, 7, 8, 31, 63):
+        assert prefixes(events) == whole[: events // 8]
+    assert not set(prefixes(65)) & set(whole)
+    assert not set(prefixes(64, scenario=1)) & set(whole)
+    assert prefixes(64, tile=0) == ()
 
 
 def test_a_user_nobody_knows_has_no_history_and_is_told(make: Make, schema: InputSchema, history_of: Any) -> None:

@@ -51,13 +51,19 @@ def profile_sets(draw: st.DrawFn) -> ProfileSet:
     return ProfileSet(spec(), drawn, costs)
 
 
-def demand_lists(encoded: st.SearchStrategy[bool], again: st.SearchStrategy[float]) -> st.SearchStrategy[list[Demand]]:
-    demand = st.builds(Demand, st.integers(0, max(HISTORIES)), st.integers(1, LIMIT), encoded, again)
+whole = st.just(1.0)
+
+
+def demand_lists(
+    encoded: st.SearchStrategy[bool], again: st.SearchStrategy[float], fresh: st.SearchStrategy[float] = whole
+) -> st.SearchStrategy[list[Demand]]:
+    demand = st.builds(Demand, st.integers(0, max(HISTORIES)), st.integers(1, LIMIT), encoded, again, fresh)
     return st.lists(demand, min_size=1, max_size=12)
 
 
 demands = demand_lists(st.just(False), st.just(0.0))
 returning = demand_lists(st.booleans(), st.sampled_from([0.0, 0.4, 1.0]))
+growing = demand_lists(st.booleans(), st.just(0.0), st.sampled_from([0.05, 0.5, 1.0]))
 
 
 def check(made: Plan, asked: list[Demand], profiles: ProfileSet, *, one_shape: bool = False) -> None:
@@ -100,6 +106,18 @@ def test_every_policy_scores_every_candidate_once(policy: str, asked: list[Deman
 @given(demand_lists(st.booleans(), st.just(0.0)), profile_sets())
 def test_planning_by_cost_is_never_dearer_than_largest_first(asked: list[Demand], profiles: ProfileSet) -> None:
     assert plan(asked, profiles).predicted_ms <= largest_first(asked, profiles).predicted_ms * (1 + 1e-6)
+
+
+@given(growing, profile_sets())
+def test_an_appended_history_costs_its_share_of_an_encode(asked: list[Demand], profiles: ProfileSet) -> None:
+    made = plan(asked, profiles)
+    total = sum(getattr(profiles.costs[launch.profile], launch.kind) for launch in made.launches)
+    assert made.predicted_ms <= total * (1 + 1e-6)
+    assert made.predicted_ms <= largest_first(asked, profiles).predicted_ms * (1 + 1e-6)
+    assert sum(plan([demand], profiles).predicted_ms for demand in asked) >= made.predicted_ms * (1 - 1e-6)
+    for demand in asked:
+        alone = profiles.predict(*demand[:2], encoded=demand.encoded, fresh=demand.fresh)
+        assert alone <= profiles.predict(*demand[:2], encoded=demand.encoded) * (1 + 1e-6)
 
 
 @given(demands, profile_sets(), st.sampled_from(["largest-first", "implicit"]))

@@ -16,6 +16,7 @@ from flame.schema import InputSchema, ItemTable
 from tests.orchestrator.conftest import HashEngine, costs
 
 LENGTHS = (8, 30)
+TILE = 4
 EXECUTORS, WIDEST, KEEP = 2, 2, 3
 TOTAL = EXECUTORS * WIDEST + KEEP
 SCHEMA = InputSchema(ItemTable(9, 4), max_history=30, max_candidates=16, actions=2)
@@ -24,6 +25,13 @@ PROFILES = [Profile(WIDEST, history, 16) for history in LENGTHS]
 
 lengths = st.sampled_from(LENGTHS)
 fingerprints = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])
+beginnings = st.sampled_from([(), (b"1",), (b"1", b"12"), (b"1", b"12", b"123"), (b"1", b"13"), (b"2", b"24")])
+"""Prefixes of histories; those that begin alike are prefixes of one history."""
+
+
+def common(left: tuple[bytes, ...], right: tuple[bytes, ...]) -> int:
+    """How many prefixes two histories share."""
+    return sum(one == other for one, other in zip(left, right, strict=False))
 
 
 class Pool(RuleBasedStateMachine):
@@ -33,6 +41,7 @@ class Pool(RuleBasedStateMachine):
         super().__init__()
         self.metrics = Metrics()
         engine = HashEngine(SPEC, PROFILES, costs(PROFILES))
+        engine.append_tile = TILE
         self.pool = StatePool(engine, ProfileSet(SPEC, PROFILES, engine.costs), EXECUTORS, KEEP, self.metrics)
         self.holders: list[Held] = []
         self.known: dict[tuple[int, bytes], Held] = {}
@@ -50,13 +59,21 @@ class Pool(RuleBasedStateMachine):
             self.holders.append(held)
             self.kept[history] = [other for other in self.kept[history] if other is not held]
 
-    @rule(history=lengths, fingerprint=st.one_of(fingerprints, st.just(b"")))
-    def take(self, history: int, fingerprint: bytes) -> None:
+    @rule(history=lengths, fingerprint=st.one_of(fingerprints, st.just(b"")), prefixes=beginnings)
+    def take(self, history: int, fingerprint: bytes, prefixes: tuple[bytes, ...]) -> None:
         if not self.pool.free()[history]:
             return
         full = len(self.in_use(history)) + len(self.kept[history]) == TOTAL
-        held = self.pool.take(history, fingerprint)
-        if full:
+        most = max((common(held.prefixes, prefixes) for held in self.kept[history]), default=0)
+        assert self.pool.prefix(history, prefixes) == TILE * most
+        held = self.pool.take(history, fingerprint, prefixes)
+        assert held.prefix == TILE * most
+        if most:
+            (grown,) = (other for other in self.kept[history] if other.state is held.state)
+            assert common(grown.prefixes, prefixes) == most
+            self.kept[history].remove(grown)
+            del self.known[history, grown.fingerprint]
+        elif full:
             oldest = self.kept[history].pop(0)
             del self.known[history, oldest.fingerprint]
             self.evicted += 1
@@ -133,6 +150,17 @@ def test_a_pool_that_keeps_nothing_finds_nothing() -> None:
     assert pool.find(8, b"a") is None
     pool.give(held)
     assert pool.find(8, b"a") is None
+
+
+def test_a_history_that_grew_is_the_same_one_again() -> None:
+    recurrence = Recurrence(2)
+    for events in range(400):
+        recurrence.add(events.to_bytes(4, "little"), [bytes([tile]) for tile in range(events // 40)])
+    assert recurrence.share == pytest.approx(1.0, abs=0.1)
+    recurrence = Recurrence(2)
+    for number in range(400):
+        recurrence.add(number.to_bytes(4, "little"), [number.to_bytes(4, "little")])
+    assert recurrence.share == pytest.approx(0.0, abs=0.01)
 
 
 def share(span: int, histories: list[int]) -> float:

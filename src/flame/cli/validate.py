@@ -10,7 +10,8 @@ from flame.cli import options
 
 TEXT = """\
 Runs random requests through a backend and through the eager fp32 oracle and compares them: error of every task, rank
-agreement, and candidate isolation (subset, permutation, split, padding, other users, other profile, encode + score).
+agreement, and candidate isolation (subset, permutation, split, padding, other users, other profile, encode + score,
+and for models that are appendable, append).
 Exits with 1 when something is out of tolerance.
 """
 

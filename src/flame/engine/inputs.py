@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,12 @@ class ModelInputs:
         """The user slots `start` to `stop`, as views."""
         return ModelInputs(**{field.name: _part(getattr(self, field.name), start, stop) for field in fields(self)})
 
+    def events_from(self, first: int) -> ModelInputs:
+        """The same users with the event slots from `first` on alone, as views."""
+        names = ("event_item", "event_action", "event_age", "event_integers", "event_floats", "event_embedding")
+        later = {name: _later(getattr(self, name), first) for name in names}
+        return replace(self, lengths=(self.lengths - first).clamp(min=0), **later)
+
 
 def unpack(words: Tensor, layout: PackedLayout) -> ModelInputs:
     """Views of a packed buffer `words` (int32, at least `layout.words` long, on any device); nothing is copied."""
@@ -128,6 +134,10 @@ def unpack(words: Tensor, layout: PackedLayout) -> ModelInputs:
 
 def _part(tensor: Tensor | None, start: int, stop: int) -> Any:
     return None if tensor is None else tensor[start:stop]
+
+
+def _later(tensor: Tensor | None, first: int) -> Any:
+    return None if tensor is None else tensor[:, :, first:]
 
 
 def _section(words: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from flame.engine.probe import Packed, Place, Probe, repack
 from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import Profile
-from flame.layout import LENGTHS
 from flame.records import Scores
 
 Choice = NDArray[np.int64]
@@ -39,6 +38,8 @@ class Rearrangements:
         self._rng = rng
         self._counts = packed.counts
         self._all = [np.arange(count) for count in self._counts]
+        layout = packed.layout
+        self._lengths = layout.views(packed.words).header[: packed.users, layout.record.lengths]
 
     def differences(self) -> Iterator[Difference]:
         """Every check that the probe's profiles allow."""
@@ -52,6 +53,7 @@ class Rearrangements:
         yield from self._other_profile()
         for user, scores in enumerate(self._probe.encode_and_score(self._profile, self._packed)):
             yield Difference("encode + score", self._expected[user], scores)
+        yield from self._append()
 
     def _same_launch(self, check: str, choices: Sequence[Choice], filler: int = NAN_WORD) -> Iterator[Difference]:
         """All users in their slots, each with some of its candidates in some order."""
@@ -83,6 +85,16 @@ class Rearrangements:
                 profile = others[int(self._rng.integers(len(others)))]
                 yield from self._launch("other profile", profile, [Place(user, choice.tolist())])
 
+    def _append(self) -> Iterator[Difference]:
+        """Histories that were encoded when they were shorter, and have grown by some events or by none."""
+        tile, lengths = self._probe.engine.append_tile, self._lengths[:, 0]
+        if not tile or lengths.max() < tile:
+            return
+        before = [int(self._rng.integers(min(tile, length), length + 1)) for length in lengths]
+        for user, scores in enumerate(self._probe.append_and_score(self._profile, self._packed, before)):
+            if before[user] >= tile:
+                yield Difference("append", self._expected[user], scores)
+
     def _launch(
         self, check: str, profile: Profile, places: Sequence[Place], filler: int = NAN_WORD
     ) -> Iterator[Difference]:
@@ -92,10 +104,9 @@ class Rearrangements:
             yield Difference(check, self._expected[place.user][list(place.candidates)], scores)
 
     def _fits(self, user: int, profile: Profile) -> bool:
-        layout = self._packed.layout
-        lengths = layout.views(self._packed.words).header[user, LENGTHS : layout.record.user_start]
         room = self._probe.engine.spec.input.sequence_capacity(profile.history)
-        return profile != self._profile and self._counts[user] <= profile.candidates and lengths.max() <= room
+        longest = self._lengths[user].max()
+        return profile != self._profile and self._counts[user] <= profile.candidates and longest <= room
 
     def _some(self, count: int) -> Choice:
         """About half of the candidates, at least one."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
+import msgspec
+
 from flame.engine.random_weights import random_weights
 from flame.engine.spec import ClimberConfig, HstuConfig, ModelSpec, RelativeBias, Task
 from flame.errors import PackageError
@@ -124,6 +126,13 @@ def _tiny_hstu(name: str, *, causal: bool = True) -> ModelSpec:
     return ModelSpec(name, "1", TASKS[:3], _tiny_schema((SequenceSpec("all"),), item_dim=18), hstu=sizes)
 
 
+def _appendable(spec: ModelSpec) -> ModelSpec:
+    """A causal model as one of whose events nothing changes when newer ones are appended."""
+    schema = msgspec.structs.replace(spec.input, sequences=(SequenceSpec("all"),), positions="oldest")
+    hstu = spec.hstu and msgspec.structs.replace(spec.hstu, times="gap")
+    return msgspec.structs.replace(spec, input=schema, hstu=hstu)
+
+
 def _hstu(name: str, history: int) -> ModelSpec:
     """The public HSTU's sizes: 5 layers of 4 heads of 128 over width 512, with small tables and few features."""
     return ModelSpec(
@@ -155,4 +164,6 @@ _PRESETS: dict[str, Callable[[str], ModelSpec]] = {
     "tiny-climber-own-wiring": lambda name: _tiny_climber(name, wiring="climber"),
     "tiny-hstu": _tiny_hstu,
     "tiny-hstu-bidirectional": lambda name: _tiny_hstu(name, causal=False),
+    "tiny-climber-appendable": lambda name: _appendable(_tiny_climber(name, causal=True)),
+    "tiny-hstu-appendable": lambda name: _appendable(_tiny_hstu(name)),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from flame.engine.backends.base import Engine, LaunchBuffers
 from flame.engine.sampling import NAN_WORD
 from flame.engine.spec import Profile
-from flame.layout import CANDIDATES, LENGTHS, SCENARIO, PackedLayout, Words
+from flame.layout import CANDIDATES, EVENT_AGE, LENGTHS, SCENARIO, PackedLayout, Words
 from flame.records import Scores
 
 
@@ -45,9 +45,21 @@ def repack(source: Packed, target: PackedLayout, places: Sequence[Place], filler
         new.header[slot] = old.header[user]
         new.header[slot, CANDIDATES] = len(candidates)
         new.candidates[slot, : len(candidates)] = old.candidates[user, list(candidates)]
-        for sequence, length in enumerate(old.header[user, LENGTHS : record.user_start]):
+        for sequence, length in enumerate(old.header[user, record.lengths]):
             new.events[slot, sequence, :length] = old.events[user, sequence, :length]
     return Packed(target, words, len(places))
+
+
+def oldest(source: Packed, counts: Sequence[int]) -> Packed:
+    """The same users when their one sequence had no more than its oldest `counts` events."""
+    words = source.words.copy()
+    views = source.layout.views(words)
+    for user, count in enumerate(counts):
+        events = views.events[user, 0]
+        views.header[user, LENGTHS] = count
+        events[count:] = NAN_WORD
+        events[:count, EVENT_AGE] -= events[count - 1, EVENT_AGE] if count else 0
+    return Packed(source.layout, words, source.users)
 
 
 class Probe:
@@ -87,6 +99,24 @@ class Probe:
         buffers = self._fill(profile, packed)
         packed.layout.views(buffers.words).events[:] = NAN_WORD
         self.engine.score(buffers, states)
+        return _scores(buffers, packed)
+
+    def append_and_score(self, profile: Profile, packed: Packed, before: Sequence[int]) -> list[Scores]:
+        """As `encode_and_score`, each history in two steps: its oldest `before` events alone, then what was appended.
+
+        Needs an engine with an `append_tile`. Of the events that the states hold by then, the second step gets the
+        ages alone.
+        """
+        states = [self.engine.state(profile.history) for _ in range(packed.users)]
+        self.engine.encode(self._fill(profile, oldest(packed, before)), states)
+        buffers = self._fill(profile, packed)
+        views, tile = packed.layout.views(buffers.words), self.engine.append_tile
+        for user, count in enumerate(before):
+            prefix = count // tile * tile
+            views.header[user, packed.layout.record.prefix] = prefix
+            views.events[user, 0, :prefix, np.arange(views.events.shape[3]) != EVENT_AGE] = NAN_WORD
+        self.engine.encode(buffers, states)
+        self.engine.score(self._fill(profile, packed), states)
         return _scores(buffers, packed)
 
     def _fill(self, profile: Profile, packed: Packed) -> LaunchBuffers:

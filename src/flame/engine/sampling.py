@@ -42,7 +42,7 @@ def random_words(
     words = np.full(layout.words, NAN_WORD, np.int32)
     views = layout.views(words)
     views.header[:, [SCENARIO, CANDIDATES]] = 0
-    views.header[:, LENGTHS : LENGTHS + layout.record.sequences] = 0
+    views.header[:, LENGTHS : layout.record.user_start] = 0
     for user, (own, count) in enumerate(zip(lengths, counts, strict=True)):
         _fill_header(spec, layout, views.header[user], own, count, rng)
         for sequence, length in enumerate(own):
@@ -66,7 +66,7 @@ def _fill_header(
     record = layout.record
     header[SCENARIO] = rng.integers(0, spec.input.scenarios)
     header[CANDIDATES] = count
-    header[LENGTHS : LENGTHS + record.sequences] = lengths
+    header[record.lengths] = lengths
     _fill_row(spec.input.user_row, header[None, record.user_start : record.context_start], rng)
     _fill_row(spec.input.context_row, header[None, record.context_start :], rng)
 

@@ -54,7 +54,11 @@ class ClimberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HstuConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sizes of an HSTU (arXiv 2402.17152) in the form of the public STU code."""
+    """Sizes of an HSTU (arXiv 2402.17152) in the form of the public STU code.
+
+    `times` says which time an event's token tells: its `age`, which every later event changes, or the `gap` to the
+    event before it.
+    """
 
     dim: Positive
     layers: Positive
@@ -64,6 +68,7 @@ class HstuConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     causal: bool = True
     time_buckets: Positive = 64
     tower_hidden: Positive = 128
+    times: Literal["age", "gap"] = "age"
 
 
 class ModuleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +106,19 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def architecture(self) -> str:
         return "climber" if self.climber else "hstu" if self.hstu else "module"
+
+    @property
+    def appendable(self) -> bool:
+        """Whether the encoded events of a history stay as they are when newer ones are appended.
+
+        No event may look at later ones, by attention, by its position or by its time, nor move to another sequence.
+        """
+        sequences = self.input.sequences
+        if len(sequences) != 1 or sequences[0].kind == "part" or self.input.positions != "oldest":
+            return False
+        if self.hstu:
+            return self.hstu.causal and self.hstu.times == "gap"
+        return self.climber is not None and self.climber.causal
 
     @property
     def record(self) -> RecordLayout:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flame.errors import SchemaError
-from flame.features.fingerprint import fingerprint
+from flame.features.fingerprint import fingerprint, prefix_fingerprints
 from flame.features.kernels import assemble as kernels
 from flame.features.rows import pack_rows
-from flame.layout import CANDIDATES, LENGTHS, SCENARIO, PackedLayout, RecordLayout, Words
+from flame.layout import CANDIDATES, SCENARIO, PackedLayout, RecordLayout, Words
 from flame.records import FeatureCounts, Features, History, RankRequest
 from flame.schema import InputSchema, SequenceSpec
 
@@ -32,10 +32,13 @@ class Assembler:
     """Writes packed buffers for one model. Holds no state of a request: any number of threads may use it.
 
     `item_embeddings` float32 `[vocabulary, dim]` is needed where the schema has the host do the look-up; it is kept
-    and read, never copied (a memory map is fine). Raises `SchemaError` if it does not fit.
+    and read, never copied (a memory map is fine). Raises `SchemaError` if it does not fit. `append_tile` is the
+    engine's: in steps of so many events, prefixes of histories are fingerprinted; 0: they are not.
     """
 
-    def __init__(self, schema: InputSchema, item_embeddings: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self, schema: InputSchema, item_embeddings: NDArray[np.float32] | None = None, append_tile: int = 0
+    ) -> None:
         self._schema = schema
         self._record = RecordLayout.of(schema)
         self._user_row = schema.user_row
@@ -44,6 +47,7 @@ class Assembler:
         self._default_context = schema.context_row.default_row()
         self._recipe = recipe(schema, self._record)
         self._table = _table(schema, item_embeddings)
+        self._append_tile = append_tile
 
     def layout(self, events: int, candidates: int) -> PackedLayout:
         """The buffer of one request with so many history events and candidates."""
@@ -75,12 +79,14 @@ class Assembler:
         if self._table is not None:
             kernels.embed(draft.words, draft.slots, self._table, self._record.item_words)
         fresh, stale, missing, unknown = counts.tolist()
+        views, tile = draft.layout.views(draft.words), self._append_tile
         features = Features(
             draft.words,
             draft.layout,
             draft.lengths,
-            fingerprint(draft.layout.views(draft.words), draft.lengths),
+            fingerprint(views, draft.lengths),
             FeatureCounts(stale, missing, unknown, unknown_user),
+            prefix_fingerprints(views, draft.lengths[0], tile) if tile else (),
         )
         return features, fresh
 
@@ -88,7 +94,9 @@ class Assembler:
         record = self._record
         header[SCENARIO] = request.scenario
         header[CANDIDATES] = len(request.candidates)
-        header[LENGTHS : record.user_start] = lengths
+        header[record.lengths] = lengths
+        if record.prefix is not None:
+            header[record.prefix] = 0
         header[record.user_start : record.context_start] = user_row
         header[record.context_start :] = self._context(request)
 

@@ -34,7 +34,8 @@ class FeaturePipeline:
     """Gathers features for one model; every method may be called from any thread.
 
     Takes over `store`: `close` closes it. `item_embeddings` is the model's item table where the host looks it up.
-    `pinned` page-locks the buffers for a GPU. Raises `ConfigError` for a cache that does not fit the machine.
+    `pinned` page-locks the buffers for a GPU, `append_tile` is the engine's. Raises `ConfigError` for a cache that does
+    not fit the machine.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class FeaturePipeline:
         metrics: Metrics,
         item_embeddings: NDArray[np.float32] | None = None,
         pinned: bool = False,
+        append_tile: int = 0,
     ) -> None:
         self._schema = schema
         self._store = store
         self._metrics = metrics
         self._timeout_s = config.fetch_timeout_ms / 1e3
         self._embeddings = item_embeddings
-        self._assembler = Assembler(schema, item_embeddings)
+        self._assembler = Assembler(schema, item_embeddings, append_tile)
         self._staging = StagingPool(pinned=pinned)
         self._failures = FailureLog(metrics)
         self._default_user = schema.user_row.default_row()

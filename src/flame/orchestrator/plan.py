@@ -19,13 +19,15 @@ class Demand(NamedTuple):
     """What a request needs: `events` in its longest sequence, and candidates (at least one).
 
     `encoded`: its history is, or will be when its launches start, in a state that it may be scored against. `again`
-    is the chance that another request will find the state, if the history is encoded for this one.
+    is the chance that another request will find the state, if the history is encoded for this one, and `fresh` the
+    share of its events that this takes: a state holds the others.
     """
 
     events: int
     candidates: int
     encoded: bool = False
     again: float = 0.0
+    fresh: float = 1.0
 
 
 class Slice(NamedTuple):
@@ -119,17 +121,18 @@ def _by_tier(demands: Sequence[Demand], profiles: ProfileSet) -> Iterable[tuple[
 def _draft(demands: Sequence[Demand], tier: Tier, width: int, free: int) -> _Draft:
     """Splits each demand at the prices of launches shared by `width` users, then packs the slices."""
     share = tier.shares[width]
-    gain = 0.0
+    gain = fresh_events = 0.0
     encodes: list[int] = []
     kinds: list[Kind] = []
     lengths: list[tuple[int, ...]] = []
     slices: dict[Kind, list[int]] = {"encode": [], "rank": [], "score": []}
-    for place, (_, candidates, encoded, again) in enumerate(demands):
+    for place, (_, candidates, encoded, again, fresh) in enumerate(demands):
         if encoded:
             kind: Kind = "score" if share.saving(candidates) else "rank"
-        elif len(encodes) < free and share.encoding_pays(candidates, again):
+        elif len(encodes) < free and share.encoding_pays(candidates, again, fresh):
             kind = "score"
             encodes.append(place)
+            fresh_events += fresh
             gain += again * tier.shares[1].saving(candidates)
         else:
             kind = "rank"
@@ -144,7 +147,7 @@ def _draft(demands: Sequence[Demand], tier: Tier, width: int, free: int) -> _Dra
         if found:
             found.sort(reverse=True)
             cuts[kind], price = group([*map(tier.offers(kind).__getitem__, found)])
-            cost += price
+            cost += price * fresh_events / len(encodes) if kind == "encode" else price
     return _Draft(encodes, kinds, lengths, cuts, cost, gain)
 
 

@@ -73,24 +73,27 @@ class Share(NamedTuple):
     encode: float
     score: Cover
 
-    def encoding_pays(self, candidates: int, again: float = 0.0) -> bool:
+    def encoding_pays(self, candidates: int, again: float = 0.0, fresh: float = 1.0) -> bool:
         """Whether encoding the history once and scoring against it beats ranking each slice with its history.
 
-        `again` is the chance that another request finds the state: what that one saves is gained here.
+        `again` is the chance that another request finds the state: what that one saves is gained here. `fresh` is the
+        share of the history that a state does not hold yet.
         """
         gain = again * self.saving(candidates) if again else 0.0
-        return self._encoded(candidates) - gain < _WORTH * self.rank.cost(candidates)
+        return self._encoded(candidates, fresh) - gain < _WORTH * self.rank.cost(candidates)
 
     def saving(self, candidates: int) -> float:
         """Milliseconds that a request saves whose history is encoded already."""
         return max(0.0, self.rank.cost(candidates) - self.score.cost(candidates))
 
-    def cost(self, candidates: int) -> float:
+    def cost(self, candidates: int, fresh: float = 1.0) -> float:
         """Milliseconds of one request, done the better way."""
-        return self._encoded(candidates) if self.encoding_pays(candidates) else self.rank.cost(candidates)
+        if self.encoding_pays(candidates, fresh=fresh):
+            return self._encoded(candidates, fresh)
+        return self.rank.cost(candidates)
 
-    def _encoded(self, candidates: int) -> float:
-        return self.encode + self.score.cost(candidates)
+    def _encoded(self, candidates: int, fresh: float) -> float:
+        return self.encode * fresh + self.score.cost(candidates)
 
 
 class Tier:
@@ -197,10 +200,10 @@ class ProfileSet:
         price: float = getattr(self.costs[profile], kind)
         return price
 
-    def predict(self, events: int, candidates: int, *, encoded: bool = False) -> float:
+    def predict(self, events: int, candidates: int, *, encoded: bool = False, fresh: float = 1.0) -> float:
         """Milliseconds of device time for one request that shares its launches with nobody.
 
-        `encoded`: its history is encoded already.
+        `encoded`: its history is encoded already. `fresh`: this share of it is not.
         """
         share = self.tier(events).shares[1]
-        return share.score.cost(candidates) if encoded else share.cost(candidates)
+        return share.score.cost(candidates) if encoded else share.cost(candidates, fresh)

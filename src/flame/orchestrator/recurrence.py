@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 _FIRST_GUESS = 0.5
 _WEIGHT = 0.02
@@ -13,8 +14,8 @@ class Recurrence:
     """The share of requests whose history is among the `span` histories seen last. Not thread-safe.
 
     That is the share that a pool of `span` states would serve if it kept every history, whatever it does keep: so
-    the answer does not depend on what was made of it before. It starts with a guess, for the first requests of a
-    server to be served as those that come again.
+    the answer does not depend on what was made of it before. A history that was appended to since is the same one.
+    The share starts with a guess, for the first requests of a server to be served as those that come again.
     """
 
     def __init__(self, span: int) -> None:
@@ -22,11 +23,14 @@ class Recurrence:
         self._recent: OrderedDict[bytes, None] = OrderedDict()
         self.share = _FIRST_GUESS
 
-    def add(self, fingerprint: bytes) -> None:
-        """Counts one request."""
-        again = fingerprint in self._recent
-        self._recent[fingerprint] = None
-        self._recent.move_to_end(fingerprint)
+    def add(self, fingerprint: bytes, prefixes: Sequence[bytes] = ()) -> None:
+        """Counts one request; where its history has `prefixes`, the longest stands for it."""
+        names = prefixes or (fingerprint,)
+        known = next((name for name in reversed(names) if name in self._recent), None)
+        again = known is not None
+        if known is not None:
+            del self._recent[known]
+        self._recent[names[-1]] = None
         if len(self._recent) > self._span:
             self._recent.popitem(last=False)
         self.share += _WEIGHT * (again - self.share)

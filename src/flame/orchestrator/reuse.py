@@ -62,7 +62,9 @@ class Reuse:
 
     def own(self, ticket: Ticket, job: Job) -> None:
         """Lends `ticket` a state that `job` encodes its history into."""
-        held = ticket.held = self.pool.take(self._length(ticket), ticket.features.fingerprint)
+        history, features = self._length(ticket), ticket.features
+        held = ticket.held = self.pool.take(history, features.fingerprint, self._prefixes(ticket))
+        ticket.fresh = _fresh(ticket, held.prefix)
         self._filling[held] = _Filling(ticket, job)
 
     def fillers(self, tickets: set[Ticket]) -> set[Job]:
@@ -85,6 +87,8 @@ class Reuse:
         elif kind == "encode":
             del self._filling[ticket.held]
             self.pool.filled(ticket.held)
+            if ticket.held.prefix:
+                self._metrics.state_appends.inc()
 
     def lose(self, job: Job) -> list[int]:
         """`job` was given up and may still touch its states: they are lost. The history length of each that was not."""
@@ -119,12 +123,28 @@ class Reuse:
         self._count(ticket)
         assert self._recurrence is not None
         chance = 1.0 if self.key(ticket) in again else self._recurrence.share
-        return ticket.demand._replace(encoded=ticket.held is not None, again=chance)
+        if ticket.held is not None:
+            return ticket.demand._replace(encoded=True, again=chance)
+        prefix = self.pool.prefix(self._length(ticket), self._prefixes(ticket))
+        return ticket.demand._replace(again=chance, fresh=_fresh(ticket, prefix))
 
     def _count(self, ticket: Ticket) -> None:
         assert self._recurrence is not None
-        self._recurrence.add(ticket.features.fingerprint)
+        self._recurrence.add(ticket.features.fingerprint, ticket.features.prefixes)
         (self._metrics.state_misses if ticket.held is None else self._metrics.state_hits).inc()
+
+    def _prefixes(self, ticket: Ticket) -> Sequence[bytes]:
+        return ticket.features.prefixes if self.key(ticket) else ()
 
     def _length(self, ticket: Ticket) -> int:
         return self._profiles.tier(ticket.demand.events).history
+
+
+def _fresh(ticket: Ticket, prefix: int) -> float:
+    """The share of its events that an encode has to run, if a state holds the oldest `prefix` of them.
+
+    At least that of one tile: an encode of nothing is a launch all the same.
+    """
+    if not prefix:
+        return 1.0
+    return max(1 - prefix / ticket.demand.events, 1 / len(ticket.features.prefixes))

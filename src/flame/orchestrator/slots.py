@@ -29,6 +29,7 @@ class Slots:
         self._header = layout.views(buffers.words).header
         self._words = buffers.words.ctypes.data
         self._scores = buffers.scores.ctypes.data
+        self._prefix = record.prefix
         self._tasks = buffers.scores.shape[2]
         self._events = layout.events
         self._header_bytes = _WORD * record.header_words
@@ -47,6 +48,10 @@ class Slots:
         # A count of 0 marks a slot as unused; the rest of its header must still be values that exist.
         self._header[len(parts) :] = 0
         self._header[: len(parts), CANDIDATES] = counts
+        if kind == "encode" and self._prefix is not None:
+            self._header[: len(parts), self._prefix] = [
+                ticket.held.prefix if ticket.held else 0 for ticket, _, _ in parts
+            ]
 
     def read(self, parts: Sequence[Part]) -> None:
         """Copies the scores of slot `i` into the ticket of `parts[i]`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from flame.engine.backends.base import Engine, HistoryState
 from flame.metrics import Metrics
+from flame.orchestrator.prefixes import PrefixIndex
 from flame.orchestrator.profiles import ProfileSet
 
 
@@ -13,15 +15,21 @@ class Held:
     """One state that requests hold, or that is kept though nobody does. The pool alone changes it.
 
     As long as it has `holders` it is neither evicted nor written again. `ready` says that its history is in it, and
-    `lost` that a launch which was given up may still touch it: then it is lent to nobody any more.
+    `lost` that a launch which was given up may still touch it: then it is lent to nobody any more. `prefixes` are the
+    fingerprints of its oldest events (`records.Features`), and `prefix` is how many events were in it when it was
+    taken, which its encode leaves as they are.
     """
 
-    __slots__ = ("fingerprint", "history", "holders", "lost", "ready", "state")
+    __slots__ = ("fingerprint", "history", "holders", "lost", "prefix", "prefixes", "ready", "state")
 
-    def __init__(self, state: HistoryState, history: int, fingerprint: bytes) -> None:
+    def __init__(
+        self, state: HistoryState, history: int, fingerprint: bytes, prefixes: Sequence[bytes] = (), prefix: int = 0
+    ) -> None:
         self.state = state
         self.history = history
         self.fingerprint = fingerprint
+        self.prefixes = prefixes
+        self.prefix = prefix
         self.holders = 1
         self.ready = False
         self.lost = False
@@ -38,11 +46,14 @@ class StatePool:
     def __init__(self, engine: Engine, profiles: ProfileSet, executors: int, keep: int, metrics: Metrics) -> None:
         self._keep = keep
         self._metrics = metrics
+        self._tile = engine.append_tile
         self._free: dict[int, list[HistoryState]] = {}
         self._kept: dict[int, OrderedDict[bytes, Held]] = {}
+        self._starts: dict[int, PrefixIndex[Held]] = {}
         for tier in profiles.tiers:
             self._free[tier.history] = [engine.state(tier.history) for _ in range(executors * tier.widest + keep)]
             self._kept[tier.history] = OrderedDict()
+            self._starts[tier.history] = PrefixIndex()
         self._known: dict[tuple[int, bytes], Held] = {}
 
     def free(self) -> dict[int, int]:
@@ -57,18 +68,28 @@ class StatePool:
         """The state of this history for one more holder, if there is one; it may not be `ready` yet."""
         held = self._known.get((history, fingerprint))
         if held is not None:
-            self._kept[history].pop(fingerprint, None)
+            if not held.holders:
+                self._release(held)
             held.holders += 1
         return held
 
-    def take(self, history: int, fingerprint: bytes) -> Held:
+    def prefix(self, history: int, prefixes: Sequence[bytes]) -> int:
+        """How many of the oldest events of a history with these prefixes `take` would find encoded."""
+        return self._tile * self._starts[history].longest(prefixes)[1]
+
+    def take(self, history: int, fingerprint: bytes, prefixes: Sequence[bytes] = ()) -> Held:
         """A state for one holder who encodes into it; what was used longest ago makes room.
 
-        Others find it from now on, unless they find another with the same history.
+        Where a state that nobody holds has the oldest events of this history, it is that one: its own history, which
+        has most likely been appended to, is found no more. Others find the new one from now on, unless they find
+        another with the same history.
         """
-        if not self._free[history]:
+        grown, count = self._starts[history].longest(prefixes)
+        if grown is not None:
+            self._drop(grown)
+        elif not self._free[history]:
             self._evict(history)
-        held = Held(self._free[history].pop(), history, fingerprint)
+        held = Held(self._free[history].pop(), history, fingerprint, prefixes, self._tile * count)
         if self._keep and fingerprint:
             self._known.setdefault((history, fingerprint), held)
         return held
@@ -92,6 +113,7 @@ class StatePool:
         if held.ready and self._findable(held):
             kept = self._kept[held.history]
             kept[held.fingerprint] = held
+            self._starts[held.history].add(held, held.prefixes)
             if len(kept) > self._keep:
                 self._evict(held.history)
         else:
@@ -110,17 +132,26 @@ class StatePool:
 
     def clear(self) -> None:
         """Forgets every history; states in use go back when their holders give them."""
+        for kept in self._kept.values():
+            for held in list(kept.values()):
+                self._drop(held)
         for held in list(self._known.values()):
             self.forget(held)
-        for history, kept in self._kept.items():
-            self._free[history] += [held.state for held in kept.values()]
-            kept.clear()
 
     def _evict(self, history: int) -> None:
-        _, held = self._kept[history].popitem(last=False)
-        self.forget(held)
-        self._free[history].append(held.state)
+        self._drop(next(iter(self._kept[history].values())))
         self._metrics.state_evictions.inc()
+
+    def _drop(self, held: Held) -> None:
+        """Makes a kept state a free one, the next to be taken."""
+        self._release(held)
+        self.forget(held)
+        self._free[held.history].append(held.state)
+
+    def _release(self, held: Held) -> None:
+        """Takes a kept state out of those that may be evicted or appended to."""
+        del self._kept[held.history][held.fingerprint]
+        self._starts[held.history].remove(held, held.prefixes)
 
     def _findable(self, held: Held) -> bool:
         return self._known.get((held.history, held.fingerprint)) is held

@@ -41,6 +41,7 @@ class Ticket:
     is the place of the one it is planned for, `passed_over` when it was first left for another than one that asked.
     `words_at` and `scores_at` are the addresses of the request's packed words and of its scores. `user`, `priority` and
     `cost_ms`, what it is predicted to cost, say when its turn comes.
+    `fresh` is the share of its events that had to be encoded, of a history that was.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Ticket:
         "ended",
         "error",
         "features",
+        "fresh",
         "future",
         "held",
         "launches",
@@ -109,6 +111,7 @@ class Ticket:
         self.spent_ms = 0.0
         self.held: Held | None = None
         self.reused = False
+        self.fresh = 1.0
         self.round = 0
         self.device: int | None = None
         self.passed_over: float | None = None
@@ -140,6 +143,7 @@ class Ticket:
         self.device = None
         self.left = 0
         self.reused = False
+        self.fresh = 1.0
         self.alone = True
 
     def answer(self) -> None:

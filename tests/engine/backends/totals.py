@@ -67,6 +67,8 @@ def _score(
 class TotalsProgram:
     """The program; keeps the memory of the states that `rank` uses. Scores have two ways; `gone` lists those gone."""
 
+    append_tile = 0
+
     def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime

@@ -49,8 +49,14 @@ def of_programs(capability: int) -> Iterator[tuple[str, Kernel]]:
 
 ALL = ("bf16", "fp16", "fp32")
 PARTS = ((), ("stack",), ("stack", "feed-forward"))
-TINY = ("tiny-climber", "tiny-climber-bias", "tiny-climber-causal", "tiny-climber-own-wiring")
-TINY_HSTU = ("tiny-hstu", "tiny-hstu-bidirectional")
+TINY = (
+    "tiny-climber",
+    "tiny-climber-bias",
+    "tiny-climber-causal",
+    "tiny-climber-own-wiring",
+    "tiny-climber-appendable",
+)
+TINY_HSTU = ("tiny-hstu", "tiny-hstu-bidirectional", "tiny-hstu-appendable")
 
 
 def configurations(capability: int) -> Iterator[tuple[str, ModelSpec, Sequence[str], Sequence[Sequence[str]]]]:

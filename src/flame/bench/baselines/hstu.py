@@ -74,8 +74,8 @@ class PlainHstu:
 
     def _tokens(self, inputs: ModelInputs) -> Tensor:
         given, model = cast(inputs, self.dtype), self.model
-        age = torch.where(given.event_valid, given.event_age, 0)
-        events = (model.input.events(given) + model.times(time_bucket(age, model.buckets)))[:, 0]
+        times = model.times(time_bucket(model.seconds(given), model.buckets))
+        events = (model.input.events(given) + times)[:, 0]
         scenario = model.scenarios(given.scenario)[:, None]
         candidates = model.input.candidates(given) + model.times.weight[0] + scenario
         return torch.cat([events, candidates], 1).to(self.dtype)

@@ -4,6 +4,11 @@ An engine offers three launches with equal results: `rank` does everything, `enc
 `score` scores candidates against states. A launch reads the packed input buffer of its profile (`flame.layout`) and
 writes `scores`. Slots beyond a length hold garbage (even NaN) and change nothing. Engines hold no per-request state;
 two threads may run one engine at the same time with different buffers.
+
+A history that has grown need not be encoded again from its start. Where `append_tile` is not 0, `encode` goes on from a
+state that an encode of the same oldest events has filled: the header's prefix says how many of them it holds, a
+multiple of the tile. The state is then what an encode of the whole history makes of it (bit for bit in `compiled` and
+`fused`). Packed words hold all events all the same; of the prefix's, nothing but the ages is read.
 """
 
 from __future__ import annotations
@@ -56,6 +61,7 @@ class Engine(abc.ABC):
     profiles: tuple[Profile, ...]
     costs: Mapping[Profile, ProfileCost]
     graph_safe: bool = False
+    append_tile: int = 0
 
     @abc.abstractmethod
     def buffers(self, profile: Profile) -> LaunchBuffers:
@@ -71,7 +77,11 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
-        """Writes the encoded history of slot `u` into `states[u]`; candidate sections are not read."""
+        """Writes the encoded history of slot `u` into `states[u]`; candidate sections are not read.
+
+        Goes on behind the header's prefix. Raises `ExecutionError` for one that is no multiple of `append_tile`, or
+        longer than the history or what `states[u]` holds; the states are then lost.
+        """
 
     @abc.abstractmethod
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 import torch
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
-from flame.engine.backends.checks import check_users, own_buffers, own_state
+from flame.engine.backends.checks import check_users, own_buffers, own_state, prefixes_of
 from flame.engine.backends.compiled_model import weight_list
 from flame.engine.kernels.cpu.library import ENCODE, RANK, SCORE, LaunchError, Library, StateMemory, Workspace
 from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
 from flame.errors import InvalidLaunch
+
+APPEND_TILE = 32
+"""Whole vectors on every machine; no smaller, because every step of a history is a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class CompiledEngine(Engine):
         self.profiles = tuple(profiles)
         self.costs = dict(costs or {})
         self.threads = threads
+        self.append_tile = APPEND_TILE if self.spec.appendable else 0
         self._library = Library(library, weight_list(package.spec, package.weights))
 
     def buffers(self, profile: Profile) -> CompiledBuffers:
@@ -69,6 +73,7 @@ class CompiledEngine(Engine):
         self._launch(buffers, RANK, users, ())
 
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        prefixes_of(self, buffers, len(states))
         self._launch(buffers, ENCODE, len(states), states)
 
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
-from flame.engine.backends.checks import NOT_ENCODED, check_users, own_state
+from flame.engine.backends.checks import NOT_ENCODED, check_prefix, check_users, own_state, prefixes_of
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.models import ModelState
 from flame.engine.models.head import activate
@@ -17,14 +17,21 @@ from flame.engine.package import ModelPackage
 from flame.engine.spec import Profile, ProfileCost
 from flame.errors import BackendUnavailable, ExecutionError, InvalidLaunch
 
+APPEND_TILE = 32
+"""Any number would do: appended histories are found in steps of so many events, and each step is a fingerprint."""
+
 
 class EagerState:
-    """One user's encoded history: the model's tensors, each `[1, ...]`, after the first `encode` into it."""
+    """One user's encoded history: the model's tensors, each `[1, ...]`, after the first `encode` into it.
+
+    `events` is how many events of the first sequence they hold.
+    """
 
     def __init__(self, history: int, nbytes: int) -> None:
         self.history = history
         self.nbytes = nbytes
         self.tensors: ModelState | None = None
+        self.events = 0
 
 
 class EagerEngine(Engine):
@@ -50,6 +57,7 @@ class EagerEngine(Engine):
         self.device = device
         self.profiles = tuple(profiles)
         self.costs = dict(costs or {})
+        self.append_tile = APPEND_TILE if self.spec.appendable else 0
         self._model = package.model(device)
         self._state_bytes: dict[int, int] = {}
 
@@ -78,13 +86,14 @@ class EagerEngine(Engine):
     @torch.inference_mode()
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         inputs = self._inputs(buffers, len(states))
-        with _as_execution_error():
-            encoded = _state_of(self._model.encode(inputs), len(states))
-        for user, state in enumerate(states):
-            own = own_state(state, EagerState)
-            if own.history < buffers.profile.history:
-                raise InvalidLaunch(f"a state for {own.history} events cannot take profile {buffers.profile}")
-            own.tensors = tuple(part[user : user + 1].clone() for part in encoded)
+        own = [own_state(state, EagerState) for state in states]
+        for state in own:
+            if state.history < buffers.profile.history:
+                raise InvalidLaunch(f"a state for {state.history} events cannot take profile {buffers.profile}")
+        prefixes = prefixes_of(self, buffers, len(states))
+        encoded = self._append(inputs, own, prefixes) if any(prefixes) else self._encode(inputs)
+        for user, state in enumerate(own):
+            state.tensors, state.events = encoded[user], int(inputs.lengths[user, 0])
 
     @torch.inference_mode()
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
@@ -97,6 +106,24 @@ class EagerEngine(Engine):
 
     def close(self) -> None:
         del self._model
+
+    def _encode(self, inputs: ModelInputs) -> list[ModelState]:
+        """The states of all users, in one go."""
+        with _as_execution_error():
+            encoded = _state_of(self._model.encode(inputs), inputs.users)
+        return [tuple(part[user : user + 1].clone() for part in encoded) for user in range(inputs.users)]
+
+    def _append(self, inputs: ModelInputs, states: Sequence[EagerState], prefixes: Sequence[int]) -> list[ModelState]:
+        """The states of all users, one after the other, because prefixes differ."""
+        found = []
+        for user, (state, prefix) in enumerate(zip(states, prefixes, strict=True)):
+            own = inputs.slice(user, user + 1)
+            check_prefix(prefix, state.events)
+            with _as_execution_error():
+                encoded = self._model.append(_tensors(state), own, prefix) if prefix else self._model.encode(own)
+                # Parts of it may be views of the launch's words, which the next launch writes over.
+                found.append(tuple(part.clone() for part in _state_of(encoded, 1)))
+        return found
 
     def _inputs(self, buffers: LaunchBuffers, users: int) -> ModelInputs:
         check_users(buffers.profile, users)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
-from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state
+from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state, prefixes_of
 from flame.engine.backends.openvino_model import input_names
 from flame.engine.inputs import ModelInputs, unpack
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
@@ -129,6 +129,7 @@ class OpenVinoEngine(Engine):
         self._write(buffers, self._launch(buffers, "rank", users).run(), users)
 
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
+        prefixes_of(self, buffers, len(states))
         outputs = self._launch(buffers, "encode", len(states)).run()
         for user, state in enumerate(states):
             own = own_state(state, OpenVinoState)

@@ -26,6 +26,13 @@ class RankModel(nn.Module, abc.ABC):
     def encode(self, inputs: ModelInputs) -> ModelState:
         """The histories as a state; reads the header's scenario and lengths and the events, no candidates."""
 
+    def append(self, state: ModelState, inputs: ModelInputs, prefix: int) -> ModelState:
+        """As `encode`, of one user whose first `prefix` events `state` holds: only the events behind them are encoded.
+
+        Asked of models alone whose spec is `appendable`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot append to an encoded history")
+
     @abc.abstractmethod
     def score(self, state: ModelState, inputs: ModelInputs) -> Tensor:
         """Logits `[users, candidates, tasks]` from encoded histories; reads the header and the candidates."""

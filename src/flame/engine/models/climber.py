@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from flame.engine.inputs import ModelInputs
 from flame.engine.models.base import ModelState, RankModel
-from flame.engine.models.climber_layer import ClimberLayer
+from flame.engine.models.climber_layer import ClimberLayer, Past
 from flame.engine.models.gating import GatedFusion
 from flame.engine.models.head import ExpertHead
 from flame.engine.models.input_stage import InputStage
@@ -83,18 +83,12 @@ class Climber(RankModel):
 
     def encode(self, inputs: ModelInputs) -> ModelState:
         """Keys and values of every layer; the last layer is left after its projection."""
-        x = self.input.events(inputs)
-        mask = additive(history_mask(inputs.event_valid, self.causal))
-        places = _event_places(inputs)
-        bias = self.relative_bias(places, places, inputs.scenario) if self.relative_bias else None
-        projections = []
-        for layer in self.layers[:-1]:
-            x, projected = layer(x, mask, bias, inputs.scenario)
-            projections.append(projected)
-        projections.append(self.layers[-1].project(x))
-        keys = torch.stack([projected.keys for projected in projections], 1)
-        values = torch.stack([projected.values for projected in projections], 1)
-        return EncodedHistory(keys, values, inputs.lengths, places[1])
+        return self._encode(inputs, 0, [None] * len(self.layers))
+
+    def append(self, state: ModelState, inputs: ModelInputs, prefix: int) -> ModelState:
+        keys, values, _, _ = EncodedHistory(*state)
+        past = [(keys[:, layer, ..., :prefix, :], values[:, layer, ..., :prefix, :]) for layer in range(keys.shape[1])]
+        return self._encode(inputs, prefix, past)
 
     def score(self, state: ModelState, inputs: ModelInputs) -> Tensor:
         """Candidates against encoded histories, and against themselves."""
@@ -113,6 +107,22 @@ class Climber(RankModel):
             attended = weights[..., :-1] @ history.values[:, index] + weights[..., -1:] * values
             x = layer.finish(x, attended)
         return self._logits(x, inputs.scenario)
+
+    def _encode(self, inputs: ModelInputs, first: int, past: Sequence[Past | None]) -> EncodedHistory:
+        """The events from slot `first` on, behind the `past` of every layer."""
+        x = self.input.events(inputs, first)
+        mask = additive(history_mask(inputs.event_valid, self.causal)[..., first:, :])
+        slots, ages = _event_places(inputs)
+        own, all_of_them = (slots[..., first:], ages[..., first:]), (slots, ages)
+        bias = self.relative_bias(own, all_of_them, inputs.scenario) if self.relative_bias else None
+        projections = []
+        for layer, before in zip(self.layers[:-1], past, strict=False):
+            x, projected = layer(x, mask, bias, inputs.scenario, before)
+            projections.append(projected)
+        projections.append(self.layers[-1].project(x).behind(past[-1]))
+        keys = torch.stack([projected.keys for projected in projections], 1)
+        values = torch.stack([projected.values for projected in projections], 1)
+        return EncodedHistory(keys, values, inputs.lengths, ages)
 
     def _candidates(self, inputs: ModelInputs) -> Tensor:
         """Candidate tokens, the same for every block: `[users, blocks, candidates, dim]`."""

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from flame.engine.models.linear import StackedLinear, StackedNorm
 
+Past = tuple[Tensor, Tensor]
+"""Keys and values of the rows before some rows, each `[users, blocks, heads, rows, head dim]`."""
+
 
 class Projections(NamedTuple):
     """Queries, keys and values of some rows, each `[users, blocks, heads, rows, head dim]`."""
@@ -17,6 +20,13 @@ class Projections(NamedTuple):
     queries: Tensor
     keys: Tensor
     values: Tensor
+
+    def behind(self, past: Past | None) -> Projections:
+        """These rows as what sees itself and the rows before it."""
+        if past is None:
+            return self
+        keys, values = (torch.cat(pair, -2) for pair in zip(past, self[1:], strict=True))
+        return Projections(self.queries, keys, values)
 
 
 class ClimberLayer(nn.Module):
@@ -52,14 +62,14 @@ class ClimberLayer(nn.Module):
         return Projections(*split.permute(3, 0, 1, 4, 2, 5))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, bias: Tensor | None, scenario: Tensor
+        self, x: Tensor, mask: Tensor | None, bias: Tensor | None, scenario: Tensor, past: Past | None = None
     ) -> tuple[Tensor, Projections]:
-        """All rows against all rows: the next `x` and this layer's projections.
+        """All rows against all rows: the next `x` and this layer's projections, behind the `past` if there is one.
 
-        `mask` (of 0 and -inf) `[users, blocks, 1, rows, rows]`, `bias` `[users, blocks, heads, rows, rows]`,
+        `mask` (of 0 and -inf) `[users, blocks, 1, rows, keys]`, `bias` `[users, blocks, heads, rows, keys]`,
         `scenario` `[users]`. The mask is added after the division, or the temperature's gradient would be NaN.
         """
-        projections = self.project(x)
+        projections = self.project(x).behind(past)
         queries, keys, values = projections
         logits = self.logits(queries @ keys.transpose(-1, -2), bias, scenario)
         weights = torch.softmax(logits if mask is None else logits + mask, -1)

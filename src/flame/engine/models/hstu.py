@@ -3,7 +3,8 @@
 Weights, by name, with `value` = heads * linear_dim and `attention` = heads * attention_dim:
 
     input.*                                       `InputStage`
-    times.weight [time buckets, dim]              added to tokens at `time_bucket(age)`; candidates have age 0;
+    times.weight [time buckets, dim]              added to tokens at `time_bucket(age)`, or of the gap to the event
+                                                  before, 0 for the first, as `hstu.times` says; candidates have 0;
                                                   ages are int32, so rows from 32 on are never used
     scenarios.weight [scenarios, dim]             added to candidate tokens
     layers.{i}.norm_in.weight, .bias [dim]        eps 1e-6
@@ -31,6 +32,9 @@ from flame.engine.models.masks import history_mask, rank_mask
 from flame.engine.models.relative_bias import time_bucket
 from flame.engine.spec import HstuConfig, ModelSpec
 
+Past = tuple[Tensor, Tensor]
+"""Keys and values of the rows before some rows, `[users, heads, rows, dim of each]`."""
+
 
 class StuProjections(NamedTuple):
     """u `[users, rows, value]`; values, queries, keys `[users, heads, rows, dim of each]`."""
@@ -39,6 +43,13 @@ class StuProjections(NamedTuple):
     values: Tensor
     queries: Tensor
     keys: Tensor
+
+    def behind(self, past: Past | None) -> StuProjections:
+        """These rows as what sees itself and the rows before it."""
+        if past is None:
+            return self
+        keys, values = past
+        return self._replace(keys=torch.cat([keys, self.keys], -2), values=torch.cat([values, self.values], -2))
 
 
 class StuLayer(nn.Module):
@@ -72,12 +83,12 @@ class StuLayer(nn.Module):
         activated: Tensor = nn.functional.silu(queries @ keys.transpose(-1, -2) * self.alpha)
         return activated * self.scale
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, StuProjections]:
-        """All rows against all rows: the next `x` and this layer's projections.
+    def forward(self, x: Tensor, mask: Tensor, past: Past | None = None) -> tuple[Tensor, StuProjections]:
+        """All rows against all rows: the next `x` and this layer's projections, behind the `past` if there is one.
 
-        `mask` (of 0 and 1) `[users, 1, rows, rows]`.
+        `mask` (of 0 and 1) `[users, 1, rows, keys]`.
         """
-        projections = self.project(x)
+        projections = self.project(x).behind(past)
         weights = self.weights(projections.queries, projections.keys) * mask
         return self.finish(x, projections.u, weights @ projections.values), projections
 
@@ -117,6 +128,7 @@ class Hstu(RankModel):
         scale = 1 / (schema.sequence_capacity(schema.max_history) + 1)
         self.causal = sizes.causal
         self.buckets = sizes.time_buckets
+        self.gaps = sizes.times == "gap"
         self.input = InputStage(schema, sizes.dim)
         self.times = embedding(sizes.time_buckets, sizes.dim)
         self.scenarios = embedding(schema.scenarios, sizes.dim)
@@ -124,6 +136,14 @@ class Hstu(RankModel):
         self.layers = cast("Sequence[StuLayer]", layers)
         self.norm = nn.LayerNorm(sizes.dim, eps=1e-6)
         self.head = Towers(len(spec.tasks), sizes.dim, sizes.tower_hidden)
+
+    def seconds(self, inputs: ModelInputs) -> Tensor:
+        """The time that each event's token tells, int32 `[users, sequences, events]`; 0 for unused slots."""
+        ages = torch.where(inputs.event_valid, inputs.event_age, 0)
+        if not self.gaps:
+            return ages
+        before = torch.cat([ages[..., :1], ages[..., :-1]], -1)
+        return torch.where(inputs.event_valid, before - ages, 0)
 
     def rank(self, inputs: ModelInputs) -> Tensor:
         """One pass over history and candidates side by side, under one dense mask."""
@@ -137,16 +157,12 @@ class Hstu(RankModel):
 
     def encode(self, inputs: ModelInputs) -> ModelState:
         """Keys and values of every layer; the last layer is left after its projection."""
-        x = self._events(inputs)
-        mask = history_mask(inputs.event_valid, self.causal)[:, 0].float()
-        projections = []
-        for layer in self.layers[:-1]:
-            x, projected = layer(x, mask)
-            projections.append(projected)
-        projections.append(self.layers[-1].project(x))
-        keys = torch.stack([projected.keys for projected in projections], 1)
-        values = torch.stack([projected.values for projected in projections], 1)
-        return EncodedHistory(keys, values, inputs.lengths)
+        return self._encode(inputs, 0, [None] * len(self.layers))
+
+    def append(self, state: ModelState, inputs: ModelInputs, prefix: int) -> ModelState:
+        keys, values, _ = EncodedHistory(*state)
+        past = [(keys[:, layer, :, :prefix], values[:, layer, :, :prefix]) for layer in range(keys.shape[1])]
+        return self._encode(inputs, prefix, past)
 
     def score(self, state: ModelState, inputs: ModelInputs) -> Tensor:
         """Candidates against encoded histories, and against themselves."""
@@ -161,10 +177,23 @@ class Hstu(RankModel):
             x = layer.finish(x, u, past @ history.values[:, index] + itself * values)
         return self._logits(x)
 
-    def _events(self, inputs: ModelInputs) -> Tensor:
-        """Event tokens of the one sequence: `[users, events, dim]`."""
-        age = torch.where(inputs.event_valid, inputs.event_age, 0)
-        tokens: Tensor = self.input.events(inputs) + self.times(time_bucket(age, self.buckets))
+    def _encode(self, inputs: ModelInputs, first: int, past: Sequence[Past | None]) -> EncodedHistory:
+        """The events from slot `first` on, behind the `past` of every layer."""
+        x = self._events(inputs, first)
+        mask = history_mask(inputs.event_valid, self.causal)[:, 0, :, first:].float()
+        projections = []
+        for layer, before in zip(self.layers[:-1], past, strict=False):
+            x, projected = layer(x, mask, before)
+            projections.append(projected)
+        projections.append(self.layers[-1].project(x).behind(past[-1]))
+        keys = torch.stack([projected.keys for projected in projections], 1)
+        values = torch.stack([projected.values for projected in projections], 1)
+        return EncodedHistory(keys, values, inputs.lengths)
+
+    def _events(self, inputs: ModelInputs, first: int = 0) -> Tensor:
+        """Event tokens of the one sequence, from slot `first` on: `[users, events, dim]`."""
+        seconds = self.seconds(inputs)[..., first:]
+        tokens: Tensor = self.input.events(inputs, first) + self.times(time_bucket(seconds, self.buckets))
         return tokens[:, 0]
 
     def _candidates(self, inputs: ModelInputs) -> Tensor:

@@ -49,7 +49,8 @@ class InputStage(nn.Module):
     item_projection.weight [dim, item dim], .bias [dim]     only where the item dim differs from the model's
     item_features, user_features, context_features          each a `FeatureRow`
     actions.weight [actions, dim]
-    positions.weight [sequence capacity + 1, dim]           row 0: a candidate; row p: the p-th newest event
+    positions.weight [sequence capacity + 1, dim]           row 0: a candidate; row p: the p-th newest event, or the
+                                                            p-th oldest, as `input.positions` says
 
     event     = item + item features + action + position
     candidate = item + item features + position 0 + user row + context row
@@ -65,16 +66,22 @@ class InputStage(nn.Module):
         self.context_features = FeatureRow(schema.context, dim)
         self.actions = embedding(schema.actions, dim)
         self.positions = embedding(schema.sequence_capacity(schema.max_history) + 1, dim)
+        self.oldest_first = schema.positions == "oldest"
 
-    def events(self, inputs: ModelInputs) -> Tensor:
-        """Event tokens `[users, sequences, events, dim]`; the same finite vector in all unused slots of a sequence."""
+    def events(self, inputs: ModelInputs, first: int = 0) -> Tensor:
+        """Event tokens `[users, sequences, events, dim]` from slot `first` on; no others are read.
+
+        The same finite vector in all unused slots of a sequence.
+        """
+        if first:
+            inputs = inputs.events_from(first)
         valid = inputs.event_valid
         slots = torch.arange(valid.shape[-1], device=valid.device)
-        newest_first = torch.where(valid, inputs.lengths[..., None] - slots, 0)
+        places = first + 1 + slots if self.oldest_first else inputs.lengths[..., None] - slots
         tokens = self._items(inputs.event_item, inputs.event_embedding, valid)
         tokens = tokens + self.item_features(inputs.event_integers, inputs.event_floats, valid)
         tokens = tokens + self.actions(torch.where(valid, inputs.event_action, 0))
-        total: Tensor = tokens + self.positions(newest_first)
+        total: Tensor = tokens + self.positions(torch.where(valid, places, 0))
         return total
 
     def candidates(self, inputs: ModelInputs) -> Tensor:

@@ -50,6 +50,8 @@ SPECS = {
     "no fields, hstu": with_input("tiny-hstu", item=(), user=(), context=(), scenarios=1),
     "many words": with_input("tiny-climber", item=MANY),
     "wide": with_dim("tiny-hstu", 520),
+    "appendable": preset("tiny-climber-appendable"),
+    "appendable hstu": preset("tiny-hstu-appendable"),
     "d = 96": with_dim("tiny-climber", 96),
 }
 
@@ -76,6 +78,9 @@ def token_sizes(spec: ModelSpec, ages: int | None) -> TokenSizes:
         times=spec.hstu.time_buckets if spec.hstu else 0,
         scenarios=schema.scenarios if spec.hstu else 0,
         ages=ages,
+        oldest=schema.positions == "oldest",
+        gaps=spec.hstu is not None and spec.hstu.times == "gap",
+        prefix_word=-1 if record.prefix is None else record.prefix,
         **features,
     )
 
@@ -180,7 +185,7 @@ def test_tokens_are_those_of_the_definition(name: str, runtime: Runtime, precisi
     close(case, events, candidates, TOLERANCES[precision.name])
 
 
-@pytest.mark.parametrize("name", list(SPECS)[:6])
+@pytest.mark.parametrize("name", [*list(SPECS)[:6], "appendable", "appendable hstu"])
 def test_tokens_are_those_of_the_model(name: str, runtime: Runtime) -> None:
     spec, precision = SPECS[name], PRECISIONS["fp32"]
     case = random_case(spec, precision, runtime)

@@ -49,6 +49,10 @@ class FusedBuffers(LaunchBuffers):
     def use(self, kind: str, users: int) -> None:
         """Makes the slots beyond `users` unused. Raises `InvalidLaunch` for a header that would read out of bounds."""
         self.header[users:] = 0
+        prefix = self.layout.record.prefix
+        if prefix is not None and kind == "rank":
+            # Its kernels are those of an encode.
+            self.header[:, prefix] = 0
         # A score reads no events, and the lengths are the states'.
         words = LENGTHS if kind == "score" else len(self.limits)
         given = self.header[:users, :words].view(np.uint32)

@@ -16,7 +16,7 @@ from flame.engine.backends.fused.climber_sizes import LayerSizes
 from flame.engine.backends.fused.climber_stack import StackLayers, StackWork, why_no_stack
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
-from flame.engine.backends.fused.rows import Rows
+from flame.engine.backends.fused.rows import EVENT_TILE, Rows
 from flame.engine.backends.fused.state import MOST_BLOCKS, workspace_states
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
@@ -60,6 +60,8 @@ class ClimberProgram:
         else:
             self._layers = StackLayers(spec, sizes, runtime, weights)
         tokens = PlainInput if "tokens" in without else FusedInput
+        # PyTorch's operations would look up every event, and those of the prefix may be anything.
+        self.append_tile = EVENT_TILE if spec.appendable and tokens is FusedInput else 0
         self._input = tokens(spec, precision, runtime, weights, self._layers.ages)
         head = PlainHead if "head" in without else FusedHead
         self._head = head(spec, precision, runtime, weights, capability)

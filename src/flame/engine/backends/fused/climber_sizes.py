@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flame.engine.backends.fused.input_sizes import header_of
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.kernels.attention import BiasSizes
 from flame.engine.kernels.rows import Header
 from flame.engine.spec import ModelSpec
-from flame.layout import CANDIDATES, LENGTHS
 
 
 class LayerSizes(NamedTuple):
@@ -32,7 +32,7 @@ class LayerSizes(NamedTuple):
         assert spec.climber is not None
         sizes, bias = spec.climber, spec.climber.relative_bias
         return cls(
-            header=Header(spec.record.header_words, CANDIDATES, LENGTHS),
+            header=header_of(spec),
             precision=precision,
             layers=sizes.layers,
             blocks=len(spec.input.sequences),

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 import torch
 
 from flame.engine.backends.base import Engine, HistoryState, LaunchBuffers
-from flame.engine.backends.checks import NOT_ENCODED, check_users, own_buffers, own_state
+from flame.engine.backends.checks import (
+    NOT_ENCODED,
+    check_prefix,
+    check_users,
+    own_buffers,
+    own_state,
+    prefixes_of,
+)
 from flame.engine.backends.fused.buffers import KINDS, FusedBuffers, allocate
 from flame.engine.backends.fused.lanes import Lane
 from flame.engine.backends.fused.program import Program, Tunable
@@ -22,6 +29,7 @@ from flame.engine.backends.fused.state import DeviceState, new_state
 from flame.engine.kernels.kernel import KernelError
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
 from flame.errors import ExecutionError, InvalidLaunch
+from flame.layout import LENGTHS
 
 
 class FusedEngine(Engine):
@@ -48,6 +56,7 @@ class FusedEngine(Engine):
         self.precision = precision
         self.profiles = tuple(profiles)
         self.costs = dict(costs or {})
+        self.append_tile = program.append_tile
         self._program: Program | None = program
         self._device = device
         self._new_lane = lane
@@ -94,14 +103,15 @@ class FusedEngine(Engine):
     def encode(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         launch = self._own(buffers, len(states))
         own = [self._own_state(state) for state in states]
-        for state in own:
+        for state, prefix in zip(own, prefixes_of(self, launch, len(own)), strict=True):
             if state.capacity < launch.memory.rows.events:
                 raise InvalidLaunch(f"a state for {state.capacity} events cannot take profile {launch.profile}")
-            state.encoded = False
+            check_prefix(prefix, state.events)
+            state.encoded, state.events = False, 0
         launch.point([state.address for state in own])
         self._launch(launch, "encode", len(own))
-        for state in own:
-            state.encoded = True
+        for state, events in zip(own, launch.header[:, LENGTHS].tolist(), strict=False):
+            state.encoded, state.events = True, events
 
     def score(self, buffers: LaunchBuffers, states: Sequence[HistoryState]) -> None:
         launch = self._own(buffers, len(states))

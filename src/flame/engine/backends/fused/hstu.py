@@ -13,7 +13,7 @@ from flame.engine.backends.fused.hstu_layers import HstuLayers, LayerWork
 from flame.engine.backends.fused.hstu_sizes import EPS, HstuSizes
 from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
-from flame.engine.backends.fused.rows import Rows
+from flame.engine.backends.fused.rows import EVENT_TILE, Rows
 from flame.engine.backends.fused.state import workspace_states
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
@@ -57,6 +57,7 @@ class HstuProgram:
         self._precision = precision
         self._runtime = runtime
         self._sizes = HstuSizes.of(spec)
+        self.append_tile = EVENT_TILE if spec.appendable else 0
         self._tokens = new_tokens(spec, precision)
         self._layers = HstuLayers(self._sizes, precision, runtime, weights, capability)
         self._towers = NormedTowers(_tower_sizes(spec), precision.pointer)

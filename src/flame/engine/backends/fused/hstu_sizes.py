@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flame.engine.backends.fused.input_sizes import header_of
 from flame.engine.kernels.linear import Part, StatePart
 from flame.engine.kernels.pointwise_attention import AttentionColumns
 from flame.engine.kernels.rows import Header
 from flame.engine.spec import HstuConfig, ModelSpec
-from flame.layout import CANDIDATES, LENGTHS
 
 EPS = 1e-6
 
@@ -30,8 +30,7 @@ class HstuSizes:
     @classmethod
     def of(cls, spec: ModelSpec) -> HstuSizes:
         assert spec.hstu is not None
-        header = Header(spec.record.header_words, CANDIDATES, LENGTHS)
-        return cls(spec.hstu, header, 1 / (spec.input.sequence_capacity(spec.input.max_history) + 1))
+        return cls(spec.hstu, header_of(spec), 1 / (spec.input.sequence_capacity(spec.input.max_history) + 1))
 
     @property
     def value(self) -> int:

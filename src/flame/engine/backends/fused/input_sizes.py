@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from flame.engine.kernels.rows import Header
 from flame.engine.kernels.tokens import TokenSizes
 from flame.engine.models.input_stage import category_offsets
 from flame.engine.spec import ModelSpec
+from flame.layout import CANDIDATES, LENGTHS
 from flame.schema import RowLayout
 
 
@@ -32,10 +34,20 @@ def token_sizes(
         times=times,
         scenarios=scenarios,
         ages=ages,
+        oldest=schema.positions == "oldest",
+        gaps=spec.hstu is not None and spec.hstu.times == "gap",
+        prefix_word=header_of(spec).prefix,
         **categories,  # type: ignore[arg-type]
         **offsets,  # type: ignore[arg-type]
         **floats,  # type: ignore[arg-type]
     )
+
+
+def header_of(spec: ModelSpec) -> Header:
+    """Where all kernels find the counts of a user."""
+    record = spec.record
+    prefix = record.prefix if spec.appendable else None
+    return Header(record.header_words, CANDIDATES, LENGTHS, -1 if prefix is None else prefix)
 
 
 def _categories(row: RowLayout) -> int:

@@ -37,7 +37,12 @@ class LaunchMemory:
 
 
 class Program(Protocol):
-    """Every launch method only enqueues kernels on the current stream: no allocation, no wait, no host read."""
+    """Every launch method only enqueues kernels on the current stream: no allocation, no wait, no host read.
+
+    `append_tile` is the engine's: where it is not 0, `encode` leaves the header's prefix in `states` as it is.
+    """
+
+    append_tile: int
 
     def kernels(self) -> Sequence[Kernel]:
         """All kernels that its launches name; known without a GPU."""

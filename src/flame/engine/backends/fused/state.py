@@ -22,12 +22,14 @@ MOST_BLOCKS = HEADER_WORDS - 1
 class DeviceState:
     """Memory of one state; held by whoever asked the engine for it, `encoded` once an encode has been put into it.
 
-    `owner` is what made it: a state means nothing to another engine.
+    `events` is how many of the first sequence that encode put there. `owner` is what made it: a state means nothing to
+    another engine.
     """
 
     memory: torch.Tensor
     capacity: int
     encoded: bool = False
+    events: int = 0
     owner: object = None
 
     @property

@@ -110,6 +110,7 @@ class Attention:
                 "HEADER": self.header.words,
                 "SCENARIO": self.scenario_word,
                 "COUNT": self.header.candidates,
+                "PREFIX": self.header.prefix,
                 "BODY": STATE_BODY,
                 "AGES": self.history_bytes,
                 "LAYERS": self.layers,

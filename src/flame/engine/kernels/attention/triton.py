@@ -42,6 +42,7 @@ def attention_kernel(
     HEADER: tl.constexpr,
     SCENARIO: tl.constexpr,
     COUNT: tl.constexpr,
+    PREFIX: tl.constexpr,
     BODY: tl.constexpr,
     AGES: tl.constexpr,
     LAYERS: tl.constexpr,
@@ -80,6 +81,9 @@ def attention_kernel(
     if is_candidate:
         live = tl.load(words + user * HEADER + COUNT)
         base = events
+    if PREFIX >= 0:
+        held = tl.load(words + user * HEADER + PREFIX)
+        live = tl.where(is_candidate | (first_row + ROWS > held), live, 0)
     if first_row - base >= live:
         return
 

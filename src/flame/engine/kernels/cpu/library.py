@@ -18,6 +18,7 @@ _STATUS = {
     3: "a length or a candidate count is outside the buffer's profile",
     4: "nothing was encoded into a state yet",
     5: "a state holds more events than the buffer's profile has",
+    6: "a state holds fewer events than the prefix that is to be appended to",
 }
 
 

@@ -197,6 +197,7 @@ class FeedForward:
         return {
             "HEADER": self.header.words,
             "COUNT": self.header.candidates,
+            "PREFIX": self.header.prefix,
             "BODY": STATE_BODY,
             "LAYERS": self.layers,
             "BLOCKS": self.blocks,

@@ -179,8 +179,22 @@ def project(
 
 
 @triton.jit
-def place_of(states, words, first_row, user, block, events, HEADER: tl.constexpr, COUNT: tl.constexpr):
-    """Of a tile: address and capacity of its user's state, whether its rows are candidates, whether one is live."""
+def place_of(
+    states,
+    words,
+    first_row,
+    user,
+    block,
+    events,
+    HEADER: tl.constexpr,
+    COUNT: tl.constexpr,
+    PREFIX: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Of a tile: address and capacity of its user's state, whether its rows are candidates, whether one is live.
+
+    None is where the state holds them all.
+    """
     address = tl.load(states + user)
     state_words = address.to(tl.pointer_type(tl.int32))
     capacity = tl.multiple_of(tl.load(state_words), 128)
@@ -190,6 +204,9 @@ def place_of(states, words, first_row, user, block, events, HEADER: tl.constexpr
     if is_candidate:
         live = tl.load(words + user * HEADER + COUNT)
         base = events
+    if PREFIX >= 0:
+        held = tl.load(words + user * HEADER + PREFIX)
+        live = tl.where(is_candidate | (first_row + ROWS > held), live, 0)
     return address, capacity, is_candidate, first_row - base < live
 
 
@@ -209,6 +226,7 @@ def projection_kernel(
     first_part,
     HEADER: tl.constexpr,
     COUNT: tl.constexpr,
+    PREFIX: tl.constexpr,
     BODY: tl.constexpr,
     LAYERS: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -225,7 +243,7 @@ def projection_kernel(
     block = user_block % BLOCKS
     wait_for_kernel_before(DEPENDENT)
     address, capacity, is_candidate, is_live = place_of(
-        states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT
+        states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT, PREFIX, ROWS
     )
     if not is_live:
         return
@@ -283,6 +301,7 @@ def feed_forward_kernel(
     first_part,
     HEADER: tl.constexpr,
     COUNT: tl.constexpr,
+    PREFIX: tl.constexpr,
     BODY: tl.constexpr,
     LAYERS: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -305,7 +324,7 @@ def feed_forward_kernel(
     block = user_block % BLOCKS
     wait_for_kernel_before(DEPENDENT)
     address, capacity, is_candidate, is_live = place_of(
-        states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT
+        states, words, first_row, user_block // BLOCKS, block, events, HEADER, COUNT, PREFIX, ROWS
     )
     if not is_live:
         return

@@ -30,6 +30,7 @@ def linear(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     BLOCKS: tl.constexpr,
     K: tl.constexpr,
     X_ROW: tl.constexpr,
@@ -59,7 +60,7 @@ def linear(
     tile = tile % (event_tiles + candidate_tiles)
     user = pair // BLOCKS
     block = pair % BLOCKS
-    first, live = live_rows(words, tile, user, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    first, live = live_rows(words, tile, user, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, PREFIX, BM)
     wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return

@@ -24,6 +24,7 @@ def layer_norm(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     BLOCKS: tl.constexpr,
     DIM: tl.constexpr,
     X_ROW: tl.constexpr,
@@ -41,7 +42,9 @@ def layer_norm(
     pair = tile // (event_tiles + candidate_tiles)
     tile = tile % (event_tiles + candidate_tiles)
     block = pair % BLOCKS
-    first, live = live_rows(words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    first, live = live_rows(
+        words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, PREFIX, BM
+    )
     wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return
@@ -71,6 +74,7 @@ def row_statistics(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     BLOCKS: tl.constexpr,
     DIM: tl.constexpr,
     X_ROW: tl.constexpr,
@@ -85,7 +89,9 @@ def row_statistics(
     pair = tile // (event_tiles + candidate_tiles)
     tile = tile % (event_tiles + candidate_tiles)
     block = pair % BLOCKS
-    first, live = live_rows(words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    first, live = live_rows(
+        words, tile, pair // BLOCKS, block, event_tiles, events, HEADER, CANDIDATES, LENGTHS, PREFIX, BM
+    )
     wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return

@@ -40,6 +40,7 @@ def pointwise_attention(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     HEADS: tl.constexpr,
     DA: tl.constexpr,
     DL: tl.constexpr,
@@ -73,7 +74,7 @@ def pointwise_attention(
     # Asked for together with the header, not after it: nothing else hides these latencies. Unused slots have no state.
     state = tl.load(states + user)
     capacity = tl.multiple_of(tl.load(state.to(tl.pointer_type(tl.int32)), mask=state != 0, other=0), 16)
-    first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, PREFIX, BM)
     wait_for_kernel_before(DEPENDENT)
     length = tl.load(state.to(tl.pointer_type(tl.int32)) + 1, mask=state != 0, other=0)
     if live <= 0:

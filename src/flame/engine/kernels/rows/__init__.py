@@ -1,7 +1,8 @@
 """The rows of a launch, as its kernels see them: which are live is read on the device, tile by tile.
 
 Activations are `[users, blocks, events + candidates, columns]`: event slots first, then candidates. A row is live when
-its slot is below the sequence's length or its user's candidate count, both words of the user's packed header.
+its slot is below the sequence's length or its user's candidate count, both words of the user's packed header. Where the
+header tells a prefix, a tile of events that lies in it counts as one without live rows: a state holds them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,24 @@ class RowsShape(Protocol):
 
 
 class Header(NamedTuple):
-    """Where counts lie in a user's packed header: its words, the candidate count, the first sequence's length."""
+    """Where counts lie in a user's packed header: its words, the candidate count, the first sequence's length.
+
+    `prefix` is the word with the events that a state holds already, -1 where there is none.
+    """
 
     words: int
     candidates: int
     lengths: int
+    prefix: int = -1
 
     def constants(self) -> dict[str, int]:
         """The same as constants of a kernel."""
-        return {"HEADER": self.words, "CANDIDATES": self.candidates, "LENGTHS": self.lengths}
+        return {
+            "HEADER": self.words,
+            "CANDIDATES": self.candidates,
+            "LENGTHS": self.lengths,
+            "PREFIX": self.prefix,
+        }
 
 
 class Tiles(NamedTuple):

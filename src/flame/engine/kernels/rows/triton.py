@@ -17,13 +17,17 @@ def live_rows(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     BM: tl.constexpr,
 ):
     """For tile `tile` of a user's block, event tiles first: its first row in the block, and the live rows from there.
 
-    The latter is not positive where the tile has none.
+    The latter is not positive where the tile has none, or has only events that the state holds.
     """
     header = words + user * HEADER
     slot = tl.where(tile < event_tiles, tile, tile - event_tiles) * BM
     live = tl.where(tile < event_tiles, tl.load(header + LENGTHS + block), tl.load(header + CANDIDATES)) - slot
+    if PREFIX >= 0:
+        held = (tile < event_tiles) & (slot + BM <= tl.load(header + PREFIX))
+        live = tl.where(held, 0, live)
     return tl.where(tile < event_tiles, slot, events + slot), live

@@ -23,6 +23,7 @@ def stu_gate(
     HEADER: tl.constexpr,
     CANDIDATES: tl.constexpr,
     LENGTHS: tl.constexpr,
+    PREFIX: tl.constexpr,
     DIM: tl.constexpr,
     ROW: tl.constexpr,
     U_AT: tl.constexpr,
@@ -37,7 +38,7 @@ def stu_gate(
     tile = tl.program_id(0)
     user = tile // (event_tiles + candidate_tiles)
     tile = tile % (event_tiles + candidate_tiles)
-    first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, BM)
+    first, live = live_rows(words, tile, user, 0, event_tiles, events, HEADER, CANDIDATES, LENGTHS, PREFIX, BM)
     wait_for_kernel_before(DEPENDENT)
     if live <= 0:
         return

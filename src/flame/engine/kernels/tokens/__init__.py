@@ -29,7 +29,9 @@ class TokenSizes(NamedTuple):
     the user's and the context's integers and floats. `*_offsets` give for every integer word the first row of its
     field among that part's categories. `host` says that the embedding is part of the record. `times` and `scenarios`
     are rows of HSTU's tables, 0 where there are none. `ages` is None where the state keeps no ages; otherwise how
-    many bytes of a state's body lie in front of them, for each event of its capacity.
+    many bytes of a state's body lie in front of them, for each event of its capacity. `oldest` counts positions from
+    the oldest event and not from the newest, `gaps` takes times from event to event and not to the newest, and
+    `prefix_word` tells how many events the state holds already, -1 where a header does not tell.
     """
 
     dim: int
@@ -58,6 +60,9 @@ class TokenSizes(NamedTuple):
     scenario_word: int = 0
     count_word: int = 1
     lengths_word: int = 2
+    oldest: bool = False
+    gaps: bool = False
+    prefix_word: int = -1
     state_header: int = 256
 
     @property
@@ -217,6 +222,7 @@ def _constants(sizes: TokenSizes) -> dict[str, object]:
         "SCENARIO_WORD": sizes.scenario_word,
         "COUNT_WORD": sizes.count_word,
         "LENGTHS_WORD": sizes.lengths_word,
+        "PREFIX_WORD": sizes.prefix_word,
         "USER_START": sizes.user_start,
         "CONTEXT_START": sizes.context_start,
         "EVENT_WORDS": sizes.event_words,
@@ -231,6 +237,8 @@ def _constants(sizes: TokenSizes) -> dict[str, object]:
         "TIMES": starts["times"],
         "BUCKETS": sizes.times,
         "SCENARIOS": starts["scenarios"] if sizes.scenarios else -1,
+        "OLDEST": sizes.oldest,
+        "GAPS": sizes.gaps,
         "AGES": -1 if sizes.ages is None else sizes.ages,
         "STATE_HEADER": sizes.state_header,
         "ROWS": sizes.rows,

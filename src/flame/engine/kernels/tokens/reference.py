@@ -36,12 +36,15 @@ def candidate_tokens(sizes: TokenSizes, weights: Weights, places: TokenPlaces, w
 
 
 def _events(sizes: TokenSizes, weights: Weights, records: Tensor) -> Tensor:
-    newest_first = torch.arange(len(records), 0, -1)
+    places = torch.arange(1, len(records) + 1)
+    places = places if sizes.oldest else places.flip(0)
     total = _items(sizes, weights, records, 3) + weights["actions.weight"][records[:, 1].long()]
-    total = total + weights["positions.weight"][newest_first]
+    total = total + weights["positions.weight"][places]
     if sizes.times:
         bounds = [2**power - 1 for power in range(1, min(sizes.times, 63))]
-        buckets = [sum(age >= bound for bound in bounds) for age in records[:, 2].tolist()]
+        seconds = records[:, 2]
+        seconds = torch.cat([seconds[:1], seconds[:-1]]) - seconds if sizes.gaps else seconds
+        buckets = [sum(time >= bound for bound in bounds) for time in seconds.tolist()]
         total = total + weights["times.weight"][torch.tensor(buckets, dtype=torch.int64)]
     return total
 

@@ -39,6 +39,7 @@ def tokens(
     SCENARIO_WORD: tl.constexpr,
     COUNT_WORD: tl.constexpr,
     LENGTHS_WORD: tl.constexpr,
+    PREFIX_WORD: tl.constexpr,
     USER_START: tl.constexpr,
     CONTEXT_START: tl.constexpr,
     EVENT_WORDS: tl.constexpr,
@@ -53,6 +54,8 @@ def tokens(
     TIMES: tl.constexpr,
     BUCKETS: tl.constexpr,
     SCENARIOS: tl.constexpr,
+    OLDEST: tl.constexpr,
+    GAPS: tl.constexpr,
     AGES: tl.constexpr,
     STATE_HEADER: tl.constexpr,
     ROWS: tl.constexpr,
@@ -63,7 +66,7 @@ def tokens(
     """Grid (tiles, chunks of the columns, users): tiles of events of all sequences, then tiles of candidates.
 
     The words of a tile are asked for before its header has come, so that the two waits are one; they are used as an
-    index only where a row turns out to be live.
+    index only where a row turns out to be live. Of events that the state holds, no more than the ages are written.
     """
     tile = tl.program_id(0) + first
     user = tl.program_id(2).to(tl.int64)
@@ -87,16 +90,27 @@ def tokens(
             state = tl.load(states + user)
             if state != 0:
                 tl.store(state.to(tl.pointer_type(tl.int32)) + 1 + block, length)
-        if start < length:
+        if GAPS:
+            before = tl.load(records - EVENT_WORDS + 2, mask=inside & (slots > 0), other=0)
+        fresh = start < length
+        if PREFIX_WORD >= 0:
+            held = start + ROWS <= tl.load(header + PREFIX_WORD)
+            fresh = fresh & (not held)
+            if AGES >= 0:
+                first_chunk = inside & (slots < length) & held & (tl.program_id(1) == 0)
+                _store_ages(tl.load(states + user), block, slots, age, first_chunk, AGES, STATE_HEADER)
+        if fresh:
             live = inside & (slots < length)
             seen = live[:, None] & (columns < DIM)[None, :]
             total = tl.load(vectors + columns, mask=columns < DIM, other=0.0)[None, :] + _features(
                 records + 3, rows, live, seen, columns, table, vectors + 2 * DIM, ITEM_ROWS, ITEM_FLOATS, DIM, UNROLLED
             )
             total += _row(table, tl.where(live, action, 0), seen, columns, DIM)
-            total += _row(table, POSITIONS + tl.where(live, length - slots, 0), seen, columns, DIM)
+            place = slots + 1 if OLDEST else length - slots
+            total += _row(table, POSITIONS + tl.where(live, place, 0), seen, columns, DIM)
             if BUCKETS > 0:
-                bucket = _time_bucket(tl.where(live, age, 0), BUCKETS)
+                seconds = tl.where(slots > 0, before - age, 0) if GAPS else age
+                bucket = _time_bucket(tl.where(live, seconds, 0), BUCKETS)
                 total += _row(table, TIMES + bucket, seen, columns, DIM)
             vectors_at = records + (EVENT_WORDS - ITEM_DIM)
             total += _items(

@@ -113,6 +113,12 @@ void run_layer(const LayerWeights& weights, const Tile& tile, Vec* x, State& sta
         [&](int n, int v, Vec value) INLINE_LAMBDA { x[n * VECS + v] = value; });
 }
 
+// The bucket of an event's time: of its age, or of the gap to the event before it.
+INLINE int event_time(const Buffer& buffer, int user, int slot, const int32_t* words) {
+    if constexpr (!TIME_GAPS) return time_between(words[EVENT_AGE], 0);
+    return slot ? time_between(buffer.event(user, 0, slot - 1)[EVENT_AGE], words[EVENT_AGE]) : 0;
+}
+
 // What `run.h` needs of an architecture.
 struct Model {
     using WeightsOf = Weights;
@@ -130,8 +136,9 @@ struct Model {
                                    });
         else
             event_tokens<VECS>(weights.input, buffer, tile.user, 0, tile.first, tile.rows, tile.keys, x, scratch.items,
-                               wrong, [&](int, Row<DIM>& token, const int32_t* words) {
-                                   token.add(weights.times + (int64_t)time_between(words[EVENT_AGE], 0) * DIM);
+                               wrong, [&](int row, Row<DIM>& token, const int32_t* words) {
+                                   const int bucket = event_time(buffer, tile.user, tile.first + row, words);
+                                   token.add(weights.times + (int64_t)bucket * DIM);
                                });
     }
 

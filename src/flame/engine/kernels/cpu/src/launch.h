@@ -61,7 +61,8 @@ enum Status : int32_t {
     INDEX_OUT_OF_RANGE = 2,
     LENGTH_OUT_OF_RANGE = 3,
     STATE_EMPTY = 4,
-    STATE_TOO_LONG = 5
+    STATE_TOO_LONG = 5,
+    PREFIX_ABSENT = 6
 };
 
 }  // namespace flame

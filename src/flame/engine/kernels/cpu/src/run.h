@@ -102,12 +102,15 @@ private:
             const int length = buffer_.header(user)[HEADER_LENGTHS + block];
             if ((uint32_t)length > (uint32_t)shape_.events) return LENGTH_OUT_OF_RANGE;
             if (vectors(length) > state.tiles) return STATE_TOO_SMALL;
+            const int prefix = APPENDABLE && mode == ENCODE ? buffer_.header(user)[HEADER_PREFIX] : 0;
+            if ((uint32_t)prefix > (uint32_t)length || prefix % LANES) return LENGTH_OUT_OF_RANGE;
+            if (prefix && prefix > state.lengths[block]) return PREFIX_ABSENT;
             state.lengths[block] = length;
             if (RELATIVE_BIAS)
                 for (int event = 0; event < length; ++event)
                     state.ages(block)[event] = buffer_.event(user, block, event)[EVENT_AGE];
-            cut(length, [&](int first, int rows, int vecs) {
-                add({user, block, false, first, rows, vecs, length, 0, 0});
+            cut(length - prefix, [&](int first, int rows, int vecs) {
+                add({user, block, false, prefix + first, rows, vecs, length, 0, 0});
                 ++schedule_.history_tiles[user * BLOCKS + block];
             });
         }

@@ -129,7 +129,10 @@ INLINE void event_tokens(const InputWeights& weights, const Buffer& buffer, int 
     tokens<VECS>(
         weights, x, items, count, EVENT_ITEM, EVENT_ROW, wrong,
         [&](int row) { return buffer.event(user, block, first + row); },
-        [&](int row) { return weights.positions + (int64_t)(length - first - row) * DIM; },
+        [&](int row) {
+            const int slot = first + row;
+            return weights.positions + (int64_t)(OLDEST_FIRST ? slot + 1 : length - slot) * DIM;
+        },
         [&](int row, Row<DIM>& token, const int32_t* words) {
             token.add(weights.actions + checked(words[EVENT_ACTION], ACTIONS, wrong) * DIM);
             extra(row, token, words);
