@@ -82,6 +82,9 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     keep_states: Annotated[int, Meta(ge=0)] = 16
     """Encoded histories kept for requests to come, for each history length of the profiles, least recently used out
     first; memory for them is taken at start. 0: a history is encoded for one request and forgotten."""
+    company_us: Annotated[float, Meta(ge=0, le=1e6)] = 200.0
+    """Longest wait of a request for others who would share its launch, while its device is busy with another launch; it
+    waits only as long as company is expected to come in time to save more than the wait costs. 0: no wait."""
     executors: Positive = 1
     """Launches that run at the same time on each device."""
     launch_limit_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 10_000.0

@@ -166,7 +166,7 @@ def test_what_is_left_for_a_device_counts_as_its_work(queue, page: Make) -> None
         schedule.add(one)
     assert not take(schedule, 1).tickets() & set(many[:2]), "the first are left"
     left = [one for one in many if one.passed_over is not None]
-    score = schedule.devices[0].profiles.tier(15).shares[1].score.cost(60)
+    score = schedule.devices[0].profiles.tier(15).shares[1].score.costs[60]
     assert (len(left) - 1) * score < 1e3 * saving_s(schedule, many[0]) <= len(left) * score
     assert left == many[: len(left)]
 

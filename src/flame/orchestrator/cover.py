@@ -23,26 +23,22 @@ class Offer(NamedTuple):
 class Cover:
     """The cheapest way to cover `n` candidates by pieces of given sizes, worked out once for every `n` up to `limit`.
 
-    Piece sizes may repeat, and the last piece may be larger than what is left for it. Immutable after it is made, but
-    for a memo that any thread may fill.
+    Piece sizes may repeat, and the last piece may be larger than what is left for it. `costs[n]` are the milliseconds
+    of the cheapest cover of `n` candidates. Immutable after it is made, but for a memo that any thread may fill.
     """
 
     def __init__(self, prices: Mapping[int, float], limit: int) -> None:
         sizes = sorted(prices, reverse=True)
-        self._cost = [0.0] * (limit + 1)
+        self.costs = [0.0] * (limit + 1)
         self._size = [0] * (limit + 1)
         for n in range(1, limit + 1):
             best = math.inf
             for size in sizes:
-                cost = prices[size] + self._cost[n - size if n > size else 0]
+                cost = prices[size] + self.costs[n - size if n > size else 0]
                 if cost < best * _GAIN:
                     best, self._size[n] = cost, size
-            self._cost[n] = best
+            self.costs[n] = best
         self._lengths: dict[int, tuple[int, ...]] = {}
-
-    def cost(self, n: int) -> float:
-        """Milliseconds of the cheapest cover of `n` candidates."""
-        return self._cost[n]
 
     def lengths(self, n: int) -> tuple[int, ...]:
         """How many candidates each piece of the cheapest cover takes, longest first; they add up to `n`."""

@@ -59,7 +59,8 @@ class Orchestrator:
         self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
         self._metrics = metrics
-        self._schedule = Schedule(devices, POLICIES[config.policy])
+        company_s = config.company_us / 1e6 if config.policy == "cost" else 0.0
+        self._schedule = Schedule(devices, POLICIES[config.policy], company_s)
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)

@@ -79,21 +79,18 @@ class Share(NamedTuple):
         `again` is the chance that another request finds the state: what that one saves is gained here. `fresh` is the
         share of the history that a state does not hold yet.
         """
-        gain = again * self.saving(candidates) if again else 0.0
-        return self._encoded(candidates, fresh) - gain < _WORTH * self.rank.cost(candidates)
+        rank, score = self.rank.costs[candidates], self.score.costs[candidates]
+        return self.encode * fresh + score - again * max(0.0, rank - score) < _WORTH * rank
 
     def saving(self, candidates: int) -> float:
         """Milliseconds that a request saves whose history is encoded already."""
-        return max(0.0, self.rank.cost(candidates) - self.score.cost(candidates))
+        return max(0.0, self.rank.costs[candidates] - self.score.costs[candidates])
 
     def cost(self, candidates: int, fresh: float = 1.0) -> float:
         """Milliseconds of one request, done the better way."""
         if self.encoding_pays(candidates, fresh=fresh):
-            return self._encoded(candidates, fresh)
-        return self.rank.cost(candidates)
-
-    def _encoded(self, candidates: int, fresh: float) -> float:
-        return self.encode * fresh + self.score.cost(candidates)
+            return self.encode * fresh + self.score.costs[candidates]
+        return self.rank.costs[candidates]
 
 
 class Tier:
@@ -206,4 +203,4 @@ class ProfileSet:
         `encoded`: its history is encoded already. `fresh`: this share of it is not.
         """
         share = self.tier(events).shares[1]
-        return share.score.cost(candidates) if encoded else share.cost(candidates, fresh)
+        return share.score.costs[candidates] if encoded else share.cost(candidates, fresh)

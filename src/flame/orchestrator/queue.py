@@ -13,6 +13,7 @@ Two rules, each O(1) for every request:
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -30,13 +31,23 @@ class RequestQueue:
     """Requests that are not planned yet. Every request in it is there once."""
 
     def __init__(self) -> None:
-        self._turns: dict[Priority, _Turns] = {"interactive": _Turns(), "batch": _Turns()}
+        self._interactive, self._batch = _Turns(), _Turns()
+        self._turns: dict[Priority, _Turns] = {"interactive": self._interactive, "batch": self._batch}
         self._earned_ms = 0.0
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._entries = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._turns.values()))
+        return self._interactive.count + self._batch.count
+
+    @property
+    def earliest(self) -> float:
+        """No request here has a deadline before this."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def head(self) -> Ticket:
+        """The request that `pop` would take; there must be one."""
+        return self._next().head()
 
     def push(self, ticket: Ticket) -> None:
         """Puts a new request at the end of its user's, and a user who did not wait at the end of the users."""
@@ -51,12 +62,10 @@ class RequestQueue:
 
     def pop(self) -> Ticket:
         """Takes out whoever is next; there must be somebody."""
-        interactive, batch = self._turns["interactive"], self._turns["batch"]
-        first = not len(interactive) or (len(batch) and self._earned_ms >= batch.head().cost_ms)
-        ticket = (batch if first else interactive).pop()
+        ticket = self._next().pop()
         if ticket.priority == "batch":
             self._earned_ms = max(0.0, self._earned_ms - ticket.cost_ms)
-        elif len(batch):
+        elif self._batch.count:
             self._earned_ms += BATCH_SHARE * ticket.cost_ms
         return ticket
 
@@ -85,6 +94,12 @@ class RequestQueue:
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._turns[ticket.priority]
 
+    def _next(self) -> _Turns:
+        """Whose turn it is."""
+        interactive, batch = self._interactive, self._batch
+        first = not interactive.count or (batch.count and self._earned_ms >= batch.head().cost_ms)
+        return batch if first else interactive
+
     def _expect(self, ticket: Ticket) -> None:
         """Remembers the deadline. Entries of requests that have left go when they are the greater part."""
         if ticket.deadline is None:
@@ -97,21 +112,18 @@ class RequestQueue:
 
 
 class _Turns:
-    """The requests of one priority: users in the order of their turns, each with requests in the order they came."""
+    """The `count` requests of one priority: users in the order of their turns, each with requests as they came."""
 
     def __init__(self) -> None:
         self._users: OrderedDict[int | None, OrderedDict[Ticket, None]] = OrderedDict()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self.count = 0
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._users.get(ticket.user, ())
 
     def clear(self) -> None:
         self._users.clear()
-        self._count = 0
+        self.count = 0
 
     def head(self) -> Ticket:
         """The request that `pop` would take."""
@@ -119,7 +131,7 @@ class _Turns:
 
     def push(self, ticket: Ticket) -> None:
         self._users.setdefault(ticket.user, OrderedDict())[ticket] = None
-        self._count += 1
+        self.count += 1
 
     def put_back(self, ticket: Ticket) -> None:
         """To the head of its user's requests, and its user to the head of the users."""
@@ -130,7 +142,7 @@ class _Turns:
     def pop(self) -> Ticket:
         user, tickets = next(iter(self._users.items()))
         ticket, _ = tickets.popitem(last=False)
-        self._count -= 1
+        self.count -= 1
         if tickets:
             self._users.move_to_end(user)
         else:
@@ -140,6 +152,6 @@ class _Turns:
     def remove(self, ticket: Ticket) -> None:
         tickets = self._users[ticket.user]
         del tickets[ticket]
-        self._count -= 1
+        self.count -= 1
         if not tickets:
             del self._users[ticket.user]

@@ -1,7 +1,7 @@
 """What waits and what runs: the queue of requests, and of the launches planned for them. No threads, no waiting.
 
 Requests are planned when an executor asks for work and no planned launch is ready, in the order of the queue
-(`flame.orchestrator.queue`), as many at once as can share a launch without leaving another executor idle. Of requests
+(`flame.orchestrator.queue`), as many at once as fill some launches without leaving another executor idle. Of requests
 with the same history, one is planned before the others, who may then share what it encodes. Launches start in planned
 order once those they depend on have ended. All launches of a request are one device's
 (`flame.orchestrator.placement` says whose).
@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from operator import attrgetter
 
 from flame.errors import ExecutionError, FlameError
+from flame.orchestrator.company import Company
 from flame.orchestrator.crowd import Crowd
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
@@ -27,6 +28,10 @@ from flame.records import Priority
 
 _log = logging.getLogger(__name__)
 
+_AHEAD = 4
+"""Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
+that leave no slot of their launch half empty."""
+
 
 class Schedule:
     """Owner of all tickets. Not thread-safe: the orchestrator holds its lock around every call.
@@ -34,8 +39,10 @@ class Schedule:
     Requests wait in one queue for all `devices`, which are told apart by their place; launches are a device's.
     """
 
-    def __init__(self, devices: Sequence[Device], planner: Planner) -> None:
+    def __init__(self, devices: Sequence[Device], planner: Planner, company_s: float = 0.0) -> None:
+        """`company_s`: the longest that a request waits for others to share its launch."""
         self.devices = tuple(devices)
+        self._company = Company(company_s)
         self._others = [[other for other in devices if other is not device] for device in devices]
         self._planner = planner
         self._pending = RequestQueue()
@@ -82,7 +89,8 @@ class Schedule:
         return wanted.index(max(wanted))
 
     def patience(self, now: float, device: int = 0) -> float | None:
-        """Seconds after which `take` should look again at what it left for another device; None where it left none."""
+        """Seconds after which `take` should look again at what it left, for company or another device; None where it
+        left nothing."""
         retry = self.devices[device].retry
         return max(0.0, retry - now) if retry < math.inf else None
 
@@ -91,6 +99,7 @@ class Schedule:
         self._tickets[ticket.future] = ticket
         self._crowd.add(ticket.priority)
         self._pending.push(ticket)
+        self._company.came(ticket.submitted)
         self._changes += 1
 
     def withdraw(self, future: Future[Scored], error: FlameError) -> None:
@@ -108,7 +117,7 @@ class Schedule:
         self._drop_late(now)
         own = self.devices[device]
         if own.retry < math.inf:
-            # What was left for another device is looked at again: here, or by the next executor if this one gets busy.
+            # What was left is looked at again: here, or by the next executor if this one gets busy.
             own.seen, own.retry = -1, math.inf
         while own.has_ready or self._pending:
             if own.has_ready:
@@ -116,6 +125,9 @@ class Schedule:
                 if self._begin(job, now):
                     return job
                 own.unblock(job)
+            elif (until := self._company.until(own, self._pending, now)) > now:
+                own.seen, own.retry = self._changes, until
+                return None
             elif not self._plan(device, now):
                 own.seen = self._changes
                 return None
@@ -226,7 +238,7 @@ class Schedule:
         twins: list[Ticket] = []
         back: list[Ticket] = []
         new: set[bytes] = set()
-        while self._pending and len(batch) < min(share, own.profiles.widest):
+        while self._pending and len(batch) < min(share, _AHEAD * own.profiles.widest):
             ticket = self._pending.pop()
             key = own.reuse.key(ticket)
             if refusal := ticket.refusal(now):

@@ -38,9 +38,9 @@ class Held:
 class StatePool:
     """States by profile length, a fixed number of each. Not thread-safe: the schedule's lock guards it.
 
-    There is one state for every slot of every executor, and `keep` more. More than the former cannot be in use: new
-    requests are planned only when no planned launch is ready, so each state in use has a launch that runs on some
-    executor. The pool lives and dies with its engine, so what is kept was encoded by the model that reads it.
+    There is one state for every slot of every executor, and `keep` more; no more histories are encoded at a time than
+    there are states that nobody holds (`free`). The pool lives and dies with its engine, so what is kept was encoded by
+    the model that reads it.
     """
 
     def __init__(self, engine: Engine, profiles: ProfileSet, executors: int, keep: int, metrics: Metrics) -> None:
