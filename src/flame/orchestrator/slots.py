@@ -1,7 +1,7 @@
 """A launch buffer as slots of requests: what is copied into it before a launch, and out of it afterwards.
 
-Of each request that is a handful of contiguous runs. All runs of a launch are one call that leaves the interpreter to
-others: every copy on its own would give its lock away and then queue for it again, which costs more than the copy.
+Of each request that is a handful of contiguous runs. All runs of a launch are one call that keeps Python's lock: NumPy
+gives it away for every copy and then queues for it again, which takes longer than the copies of a launch together.
 """
 
 from __future__ import annotations

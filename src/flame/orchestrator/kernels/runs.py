@@ -1,4 +1,4 @@
-"""Many copies as one call without the interpreter lock."""
+"""Many copies as one call."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from flame.jit import kernel
+from flame.jit import short_kernel
 
 _memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 
 
-@kernel
+@short_kernel
 def copy_runs(runs: NDArray[np.int64]) -> None:
     """Copies run after run; `runs` `[3 * n]` holds target address, source address and bytes of each.
 
