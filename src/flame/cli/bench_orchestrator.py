@@ -38,7 +38,7 @@ def add(parts: Any) -> None:
     )
     parser.add_argument("--seconds", type=options.amount, metavar="S", help="measured in every run (2)")
     parser.add_argument("--rounds", type=options.count, metavar="N", help="runs of each kind, medians of them (3)")
-    parser.add_argument("--deadline-ms", type=options.amount, metavar="MS", help="of the goodput (GPU: 10; CPU: 100)")
+    parser.add_argument("--deadline-ms", type=options.amount, metavar="MS", help="of the goodput (GPU: 25; CPU: 100)")
     parser.add_argument("--share", type=options.amount, metavar="X", help="of the capacity, in open loop (0.8)")
     parser.add_argument("--overload", type=options.amount, metavar="X", help="times the capacity (3)")
     parser.add_argument("--quick", action="store_true", help="one round of half a second: whether it runs")

@@ -28,7 +28,7 @@ from flame.records import Priority
 
 _log = logging.getLogger(__name__)
 
-_AHEAD = 4
+_AHEAD = 8
 """Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
 that leave no slot of their launch half empty."""
 

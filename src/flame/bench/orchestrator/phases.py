@@ -45,7 +45,7 @@ class Phases:
     ) -> None:
         self._bench, self._settings, self._engine, self._traffic, self._show = bench, settings, engine, traffic, show
         widest = max(profile.users for profile in engine.profiles)
-        self._depth = min(settings.max_in_flight, max(LEAST_QUEUE, 4 * settings.executors * widest))
+        self._depth = min(settings.max_in_flight, max(LEAST_QUEUE, 8 * settings.executors * widest))
         self._queued = f"saturated, {self._depth} in flight"
         self.drawn: dict[str, list[dict[str, Any]]] = {}
 

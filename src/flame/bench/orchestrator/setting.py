@@ -29,10 +29,11 @@ DEFAULTS = {
     "cuda": Defaults(
         "preset:flame-long",
         SCENARIOS["mixed"],
-        10.0,
+        25.0,
         {
             "orchestrator.users": (1, 2, 4, 8, 16),
-            "orchestrator.executors": 4,
+            # One launches while the other plans and answers; more wait for Python's lock, and then hold up each other.
+            "orchestrator.executors": 2,
             "orchestrator.keep_states": 256,
             "orchestrator.max_in_flight": 1024,
         },
