@@ -28,7 +28,7 @@ from flame.records import Priority
 
 _log = logging.getLogger(__name__)
 
-_AHEAD = 8
+AHEAD = 8
 """Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
 that leave no slot of their launch half empty."""
 
@@ -238,7 +238,7 @@ class Schedule:
         twins: list[Ticket] = []
         back: list[Ticket] = []
         new: set[bytes] = set()
-        while self._pending and len(batch) < min(share, _AHEAD * own.profiles.widest):
+        while self._pending and len(batch) < min(share, AHEAD * own.profiles.widest):
             ticket = self._pending.pop()
             key = own.reuse.key(ticket)
             if refusal := ticket.refusal(now):
