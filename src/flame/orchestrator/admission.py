@@ -73,6 +73,7 @@ class Admission:
         self._limit = config.max_in_flight
         self._truncates = config.overload == "truncate"
         self._metrics = metrics
+        metrics.in_flight.set_function(lambda: self.in_flight)
         self._clock = clock
         self._changed = threading.Condition()
         self._forecast = Forecast(config.executors)
@@ -97,7 +98,6 @@ class Admission:
                 self._metrics.refused.labels("admission", error.kind, request.priority).inc()
                 raise
             self._forecast.enter(permit.place)
-            self._metrics.in_flight.set(self.in_flight)
         if permit.truncated:
             self._metrics.truncated.inc()
         return permit
@@ -127,7 +127,8 @@ class Admission:
         if left_ms <= 0:
             raise DeadlineExceeded(f"the deadline passed {-left_ms:.1f} ms before the request came")
         whole = self._place(request, candidates, now)
-        latest_ms = self._forecast.fair_ms(whole)
+        self._forecast.came(whole)
+        latest_ms = 0.0 if left_ms == math.inf else self._forecast.fair_ms(whole)
         if latest_ms <= left_ms:
             return whole, candidates
         for fewer in self._profiles.tier(self._events(request)).fewer(candidates) if self._truncates else ():
@@ -162,5 +163,5 @@ class Admission:
                 return
             permit.held = False
             self._forecast.leave(permit.place)
-            self._metrics.in_flight.set(self.in_flight)
-            self._changed.notify_all()
+            if self._draining:
+                self._changed.notify_all()

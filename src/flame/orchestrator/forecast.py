@@ -62,13 +62,16 @@ class Forecast:
         margin = excess.value if excess else _first_guess(place)
         return place.expected_ms * (min(_WIDEST, margin) if self.crowd.total else 1.0)
 
+    def came(self, place: Place) -> None:
+        """Counts a request that came, whether it is let in or not."""
+        self._largest_ms = max(place.cost_ms, self._largest_ms * _FADING)
+
     def fair_ms(self, place: Place) -> float:
         """`latest_ms` of a request as large as any that came lately, where more work than that is ahead.
 
         Were each let in by its own size, small ones would take every gap before a large one could: an overloaded
         server would answer small ones only.
         """
-        self._largest_ms = max(place.cost_ms, self._largest_ms * _FADING)
         cost_ms = max(place.cost_ms, min(self._largest_ms, place.ahead_ms))
         return self.latest_ms(place._replace(expected_ms=self._expected(place.ahead_ms, cost_ms)))
 

@@ -118,25 +118,44 @@ def _by_tier(demands: Sequence[Demand], profiles: ProfileSet) -> Iterable[tuple[
     return tiers.values()
 
 
+class _Choice(NamedTuple):
+    """What would be done for a demand: kind and lengths of its slices, with its history encoded first where that
+    `encodes` and a state is free, and otherwise."""
+
+    encodes: bool
+    gain: float
+    encoded: tuple[Kind, tuple[int, ...]]
+    plain: tuple[Kind, tuple[int, ...]]
+
+
+def _choice(demand: Demand, tier: Tier, width: int) -> _Choice:
+    """At the prices of launches shared by `width` users."""
+    share, candidates = tier.shares[width], demand.candidates
+    ranked: tuple[Kind, tuple[int, ...]] = "rank", share.rank.lengths(candidates)
+    scored: tuple[Kind, tuple[int, ...]] = "score", share.score.lengths(candidates)
+    if demand.encoded:
+        return _Choice(False, 0.0, scored, scored if share.saving(candidates) else ranked)
+    encodes = share.encoding_pays(candidates, demand.again, demand.fresh)
+    return _Choice(encodes, demand.again * tier.shares[1].saving(candidates), scored, ranked)
+
+
 def _draft(demands: Sequence[Demand], tier: Tier, width: int, free: int) -> _Draft:
     """Splits each demand at the prices of launches shared by `width` users, then packs the slices."""
-    share = tier.shares[width]
     gain = fresh_events = 0.0
     encodes: list[int] = []
     kinds: list[Kind] = []
     lengths: list[tuple[int, ...]] = []
     slices: dict[Kind, list[int]] = {"encode": [], "rank": [], "score": []}
-    for place, (_, candidates, encoded, again, fresh) in enumerate(demands):
-        if encoded:
-            kind: Kind = "score" if share.saving(candidates) else "rank"
-        elif len(encodes) < free and share.encoding_pays(candidates, again, fresh):
-            kind = "score"
+    known: dict[Demand, _Choice] = {}
+    for place, demand in enumerate(demands):
+        choice = known.get(demand) or known.setdefault(demand, _choice(demand, tier, width))
+        if choice.encodes and len(encodes) < free:
+            kind, pieces = choice.encoded
             encodes.append(place)
-            fresh_events += fresh
-            gain += again * tier.shares[1].saving(candidates)
+            fresh_events += demand.fresh
+            gain += choice.gain
         else:
-            kind = "rank"
-        pieces = (share.score if kind == "score" else share.rank).lengths(candidates)
+            kind, pieces = choice.plain
         slices[kind].extend(pieces)
         kinds.append(kind)
         lengths.append(pieces)

@@ -61,6 +61,7 @@ class Orchestrator:
         self._metrics = metrics
         company_s = config.company_us / 1e6 if config.policy == "cost" else 0.0
         self._schedule = Schedule(devices, POLICIES[config.policy], company_s)
+        metrics.queued.set_function(lambda: self._schedule.waiting)
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
@@ -192,7 +193,6 @@ class Orchestrator:
                 if job:
                     self._supervisor.launch(post, job, now)
                 self._mark_queue(now)
-                self._metrics.queued.set(self._schedule.waiting)
                 self._wake()
                 stopped = self._stopped
             self._answer()

@@ -57,8 +57,10 @@ class Reuse:
 
     def demands(self, batch: Sequence[Ticket], twins: Sequence[Ticket]) -> list[Demand]:
         """What the planner is told of a batch; the histories of `twins`, who wait for it, are sure to come again."""
-        again = {self.key(ticket) for ticket in twins}
-        return [self._demand(ticket, again) for ticket in batch]
+        if self._recurrence is None:
+            return [ticket.demand for ticket in batch]
+        chance, again = self._recurrence.share, {self.key(ticket) for ticket in twins}
+        return [self._demand(ticket, 1.0 if self.key(ticket) in again else chance) for ticket in batch]
 
     def own(self, ticket: Ticket, job: Job) -> None:
         """Lends `ticket` a state that `job` encodes its history into."""
@@ -117,16 +119,15 @@ class Reuse:
         self.pool.give(held)
         return stranded
 
-    def _demand(self, ticket: Ticket, again: set[bytes]) -> Demand:
+    def _demand(self, ticket: Ticket, again: float) -> Demand:
         if not self.key(ticket):
             return ticket.demand
         self._count(ticket)
-        assert self._recurrence is not None
-        chance = 1.0 if self.key(ticket) in again else self._recurrence.share
+        events, candidates = ticket.demand.events, ticket.demand.candidates
         if ticket.held is not None:
-            return ticket.demand._replace(encoded=True, again=chance)
+            return Demand(events, candidates, encoded=True, again=again)
         prefix = self.pool.prefix(self._length(ticket), self._prefixes(ticket))
-        return ticket.demand._replace(again=chance, fresh=_fresh(ticket, prefix))
+        return Demand(events, candidates, again=again, fresh=_fresh(ticket, prefix))
 
     def _count(self, ticket: Ticket) -> None:
         assert self._recurrence is not None

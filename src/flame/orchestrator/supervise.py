@@ -57,6 +57,8 @@ class Supervisor:
     ) -> None:
         self.failed: Future[None] = Future()
         self.failed.set_running_or_notify_cancel()
+        self.left = True
+        """Whether any executor runs, or may yet."""
         self._posts = posts
         self._schedule = schedule
         self._lock = lock
@@ -76,11 +78,6 @@ class Supervisor:
             self._start(post)
         if self._limit_s < math.inf:
             self._watchdog.start()
-
-    @property
-    def left(self) -> bool:
-        """Whether any executor runs, or may yet."""
-        return not all(post.out for post in self._posts)
 
     @property
     def running(self) -> bool:
@@ -172,6 +169,7 @@ class Supervisor:
             post.out = True
             left = sum(not other.out for other in self._posts)
             if not left:
+                self.left = False
                 self._schedule.abandon(no_executor())
             elif all(other.out for other in self._posts if other.device == post.device):
                 self._schedule.leave_out(post.device, ExecutionError(f"no executor of {post.name} is left"))
