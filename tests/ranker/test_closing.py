@@ -22,7 +22,7 @@ def open_when_stopped(orchestrator: Orchestrator, gate: threading.Event) -> None
 
 
 def test_closing_while_busy_ends_every_request_and_counts_the_cut(bench) -> None:
-    one = bench(max_in_flight=30)
+    one = bench(max_in_flight=30, keep_states=0)
     request = RankRequest(user=1, candidates=np.arange(1, 5))
     one.engine.fails = nth(1)
     with pytest.raises(ExecutionError):
