@@ -303,3 +303,17 @@ def test_every_request_ends_in_one_answer_whatever_happens(
         releaser.join()
     assert all(answer.done() for answer in answers)
     assert orchestrator._schedule.alive == 0
+
+
+def test_an_executor_is_freed_when_its_device_works_again(start, features: Make) -> None:
+    """On a GPU, to free what lies in a spoiled context would end the process."""
+    orchestrator, engine, metrics = start()
+    engine.fails = lambda kind, buffers: True
+    with pytest.raises(ExecutionError):
+        orchestrator.submit(features(1, 5)).result(60)
+    post = orchestrator._supervisor._posts[0]
+    until(lambda: post.failures > 0)
+    assert len(post.failed) >= 2, "the one that failed, and the one that was to take its place"
+    engine.heal()
+    until(lambda: executors(metrics) == (1, 0, 0))
+    assert not post.failed

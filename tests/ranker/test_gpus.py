@@ -7,13 +7,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from flame.config import Config, EngineConfig, OrchestratorConfig
+from flame.engine.backends.base import Engine
+from flame.engine.build import build_all
 from flame.engine.package import ModelPackage
+from flame.engine.spec import ProfileCost
 from flame.ranker import Ranker
 from flame.records import RankRequest
 from tests.ranker.world import FEATURES, filled_store, requests
@@ -48,7 +52,16 @@ def test_all_gpus_of_the_host_answer_as_one(package: ModelPackage, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("_several")
-def test_a_history_is_reused_on_its_gpu(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_history_is_reused_on_its_gpu(package: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With costs by which encoding pays, as it hardly does for models as small as these."""
+
+    def with_costs(*arguments: Any, **options: Any) -> list[Engine]:
+        engines = build_all(*arguments, **options)
+        for engine in engines:
+            engine.costs = dict.fromkeys(engine.profiles, ProfileCost(2.0, 1.0, 0.5))
+        return engines
+
+    monkeypatch.setattr("flame.ranker.build_all", with_costs)
     with load(package, tmp_path, "cuda:all", 1) as ranker:
         first = RankRequest(user=9, candidates=np.arange(1, 20))
         ranker.rank(first)

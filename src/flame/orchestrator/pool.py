@@ -200,7 +200,7 @@ class Orchestrator:
                 return job
 
     def _launch(self, post: Post, job: Job) -> None:
-        executor, attempt = post.executor, post.attempt  # its buffers are freed with it: not before the lock is free
+        attempt = post.attempt
         assert attempt is not None
         began = time.monotonic()
         error = post.run(job)
@@ -211,7 +211,6 @@ class Orchestrator:
         with self._lock:
             self._schedule.finish(job, began=began, ended=ended, error=error)
             self._supervisor.launched(post, error)
-        del executor
         self._metrics.busy.labels(post.name).inc(ended - began)
         self._answer()
 

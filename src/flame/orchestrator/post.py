@@ -21,6 +21,7 @@ class Post:
     `executor` is None while one is built anew, and `out` says that none will be. `attempt` is what its thread does:
     the launch of `job`, which began at `began`, or a rebuild. `failures` counts rebuilds that failed in a row, `hung`
     the threads that were given up and are not back, and `lost` holds the history length of every state they took.
+    `failed` are executors that did not work; those that still do not are never freed.
     """
 
     def __init__(self, number: int, device: int, engine: Engine, profiles: tuple[Profile, ...]) -> None:
@@ -36,6 +37,7 @@ class Post:
         self.failures = 0
         self.hung = 0
         self.lost: list[int] = []
+        self.failed: list[Executor] = []
         self.out = False
 
     @property
@@ -79,8 +81,25 @@ class Post:
     def build(self) -> tuple[Executor, list[tuple[int, HistoryState]]]:
         """A new executor that has passed a trial, and states by history length for those that are lost.
 
-        Takes long and touches nothing of the post: called without the lock. Raises what the engine raises.
+        Takes long: called in the thread of the post, without the lock. Raises what the engine raises.
         """
+        self.failed = [executor for executor in self.failed if not _works(executor)]
         executor = Executor(self.engine, self.profiles)
+        self.failed.append(executor)
         executor.trial()
+        self.failed.remove(executor)
         return executor, [(history, self.engine.state(history)) for history in self.lost]
+
+
+def _works(executor: Executor) -> bool:
+    """Whether an executor that failed may be freed: whether its device does what it is told.
+
+    Where an error has spoiled a CUDA context for good, to free what PyTorch allocated there ends the process, and with
+    it the answers to all who wait.
+    """
+    try:
+        executor.trial()
+    except BaseException:
+        _log.warning("an executor that failed does not work any more, and is not freed", exc_info=True)
+        return False
+    return True

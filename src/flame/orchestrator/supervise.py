@@ -108,6 +108,8 @@ class Supervisor:
         refused = isinstance(error, InvalidLaunch)
         self._metrics.launches_failed.labels(post.name, "refused" if refused else "error").inc()
         if not refused:
+            assert post.executor is not None
+            post.failed.append(post.executor)
             self._take_out(post)
 
     def returned(self, post: Post) -> None:
