@@ -192,7 +192,7 @@ def test_the_requests_of_a_device_that_is_left_out_are_planned_anew(queue, page:
     assert not begun.settled
     for late in (one, two):
         schedule.add(late)
-    schedule._plan(0, 0.0)
+    schedule._batching.plan(0, 0.0)
     schedule.staff(-1, 0)
     error = ExecutionError("gone")
     schedule.leave_out(0, error)
@@ -397,7 +397,7 @@ def test_nothing_is_lost_on_several_devices_with_every_kind_of_trouble(
     try:
         with ThreadPoolExecutor(24) as clients:
             outcomes = list(clients.map(client, range(1500)))
-        until(lambda: orchestrator._schedule.idle == 6)
+        until(lambda: sum(device.idle for device in orchestrator._schedule.devices) == 6)
     finally:
         done.set()
         releaser.join()

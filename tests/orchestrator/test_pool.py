@@ -332,11 +332,11 @@ def test_a_failed_encode_fails_the_request_without_scoring(start, features: Make
 
 def test_a_planner_that_fails_fails_its_requests_only(start, features: Make, expected: Expected) -> None:
     orchestrator, _, _ = start()
-    original = orchestrator._schedule._planner
-    orchestrator._schedule._planner = lambda *args: 1 / 0
+    original = orchestrator._schedule._batching._planner
+    orchestrator._schedule._batching._planner = lambda *args: 1 / 0
     with pytest.raises(ExecutionError, match="ZeroDivisionError"):
         orchestrator.submit(features(1, 5)).result(60)
-    orchestrator._schedule._planner = original
+    orchestrator._schedule._batching._planner = original
     request = features(2, 5)
     np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
 
@@ -424,6 +424,6 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
     assert {"NoneType", "ExecutionError", "RequestCancelled"} <= set(outcomes)
     assert orchestrator._schedule.alive == 0
     assert orchestrator._schedule.waiting == 0
-    until(lambda: orchestrator._schedule.idle == 3)
+    until(lambda: sum(device.idle for device in orchestrator._schedule.devices) == 3)
     assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0

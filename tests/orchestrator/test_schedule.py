@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
+from flame.orchestrator.batching import AHEAD
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
 from flame.orchestrator.reuse import Reuse
-from flame.orchestrator.schedule import AHEAD, Schedule
+from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features

@@ -1,36 +1,27 @@
 """What waits and what runs: the queue of requests, and of the launches planned for them. No threads, no waiting.
 
-Requests are planned when an executor asks for work and no planned launch is ready, in the order of the queue
-(`flame.orchestrator.queue`), as many at once as fill some launches without leaving another executor idle. Of requests
-with the same history, one is planned before the others, who may then share what it encodes. Launches start in planned
-order once those they depend on have ended. All launches of a request are one device's
+Requests are planned (`flame.orchestrator.batching`) when an executor asks for work and no planned launch is ready.
+Launches start in planned order once those they depend on have ended. All launches of a request are one device's
 (`flame.orchestrator.placement` says whose).
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from operator import attrgetter
 
-from flame.errors import ExecutionError, FlameError
+from flame.errors import FlameError
+from flame.orchestrator.batching import Batching
 from flame.orchestrator.company import Company
 from flame.orchestrator.crowd import Crowd
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
-from flame.orchestrator.placement import Round
-from flame.orchestrator.plan import Launch, Planner
+from flame.orchestrator.plan import Planner
 from flame.orchestrator.queue import RequestQueue
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Priority
-
-_log = logging.getLogger(__name__)
-
-AHEAD = 8
-"""Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
-that leave no slot of their launch half empty."""
 
 
 class Schedule:
@@ -43,14 +34,12 @@ class Schedule:
         """`company_s`: the longest that a request waits for others to share its launch."""
         self.devices = tuple(devices)
         self._company = Company(company_s)
-        self._others = [[other for other in devices if other is not device] for device in devices]
-        self._planner = planner
         self._pending = RequestQueue()
+        self._batching = Batching(self.devices, self._pending, planner, self._fail)
         self._changes = 0
         self._settled: list[Ticket] = []
         self._tickets: dict[Future[Scored], Ticket] = {}
         self._crowd = Crowd()
-        self._planned = 0
 
     @property
     def alive(self) -> int:
@@ -70,11 +59,6 @@ class Schedule:
     def waiting(self) -> int:
         """Launches planned and not begun."""
         return sum([device.waiting for device in self.devices])
-
-    @property
-    def idle(self) -> int:
-        """Executors that can run a launch and have none."""
-        return sum([device.idle for device in self.devices])
 
     def has_work(self, device: int = 0) -> bool:
         """Whether there is anything for `take` to look at that it has not seen yet."""
@@ -128,7 +112,7 @@ class Schedule:
             elif (until := self._company.until(own, self._pending, now)) > now:
                 own.seen, own.retry = self._changes, until
                 return None
-            elif not self._plan(device, now):
+            elif not self._batching.plan(device, now):
                 own.seen = self._changes
                 return None
         return None
@@ -210,72 +194,6 @@ class Schedule:
             refusal = ticket.refusal(now)
             assert refusal, "its deadline has passed"
             self._fail(ticket, refusal)
-
-    def _plan(self, device: int, now: float) -> bool:
-        """Turns the next requests into jobs: a fair share of the queue for each idle executor. False without any."""
-        own = self.devices[device]
-        batch, twins = self._batch(device, now)
-        if not batch:
-            return False
-        demands = own.reuse.demands(batch, twins)
-        try:
-            plan = self._planner(demands, own.profiles, own.reuse.pool.free())
-        except Exception as cause:
-            _log.exception("planning failed for %s", demands)
-            for ticket in batch:
-                self._fail(ticket, ExecutionError(f"planning failed with {type(cause).__name__}; see the server's log"))
-        else:
-            self._commit(device, plan.launches, batch)
-        return True
-
-    def _batch(self, device: int, now: float) -> tuple[list[Ticket], list[Ticket]]:
-        """Takes the next requests out of the queue; those with the history of one of them, and those that are left for
-        another device, stay at its head."""
-        own = self.devices[device]
-        looked = Round(own, self._others[device], now)
-        share = -(-len(self._pending) // max(self.idle, 1))
-        batch: list[Ticket] = []
-        twins: list[Ticket] = []
-        back: list[Ticket] = []
-        new: set[bytes] = set()
-        while self._pending and len(batch) < min(share, AHEAD * own.profiles.widest):
-            ticket = self._pending.pop()
-            key = own.reuse.key(ticket)
-            if refusal := ticket.refusal(now):
-                self._fail(ticket, refusal)
-            elif key in new:
-                twins.append(ticket)
-                back.append(ticket)
-            elif looked.leaves(ticket):
-                back.append(ticket)
-            else:
-                ticket.device = device
-                batch.append(ticket)
-                if key and not own.reuse.find(ticket):
-                    new.add(key)
-        self._pending.put_back(back)
-        if not batch:
-            own.retry = looked.retry
-        return batch, twins
-
-    def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
-        own = self.devices[device]
-        jobs: list[Job] = []
-        for launch in launches:
-            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices], device)
-            self._planned += 1
-            tickets = job.tickets()
-            for ticket in tickets:
-                ticket.left += 1
-                if launch.kind == "encode":
-                    own.reuse.own(ticket, job)
-            for before in [jobs[place] for place in launch.after]:
-                job.wait_for(before)
-            if launch.kind == "score":
-                for before in own.reuse.fillers(tickets):
-                    job.wait_for(before)
-            jobs.append(job)
-        own.plan(jobs)
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""

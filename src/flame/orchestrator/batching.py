@@ -1,0 +1,111 @@
+"""From the queue to launches: which requests are planned together, for which device. No threads, no waiting.
+
+They are taken in the order of the queue, as many at once as fill some launches without leaving another executor idle.
+Of requests with the same history, one is planned before the others, who may then share what it encodes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from flame.errors import ExecutionError, FlameError
+from flame.orchestrator.device import Device
+from flame.orchestrator.job import Job
+from flame.orchestrator.placement import Round
+from flame.orchestrator.plan import Launch, Planner
+from flame.orchestrator.queue import RequestQueue
+from flame.orchestrator.ticket import Ticket
+
+_log = logging.getLogger(__name__)
+
+AHEAD = 8
+"""Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
+that leave no slot of their launch half empty."""
+
+
+class Batching:
+    """Plans requests of `queue` for `devices`, which are told apart by their place. The schedule's lock guards it.
+
+    `fail` ends a request with an error.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        queue: RequestQueue,
+        planner: Planner,
+        fail: Callable[[Ticket, FlameError], None],
+    ) -> None:
+        self._devices = devices
+        self._others = [[other for other in devices if other is not device] for device in devices]
+        self._queue = queue
+        self._planner = planner
+        self._fail = fail
+        self._planned = 0
+
+    def plan(self, device: int, now: float) -> bool:
+        """Turns the next requests into jobs: a fair share of the queue for each idle executor. False without any."""
+        own = self._devices[device]
+        batch, twins = self._batch(device, now)
+        if not batch:
+            return False
+        demands = own.reuse.demands(batch, twins)
+        try:
+            plan = self._planner(demands, own.profiles, own.reuse.pool.free())
+        except Exception as cause:
+            _log.exception("planning failed for %s", demands)
+            for ticket in batch:
+                self._fail(ticket, ExecutionError(f"planning failed with {type(cause).__name__}; see the server's log"))
+        else:
+            self._commit(device, plan.launches, batch)
+        return True
+
+    def _batch(self, device: int, now: float) -> tuple[list[Ticket], list[Ticket]]:
+        """Takes the next requests out of the queue; those with the history of one of them, and those that are left for
+        another device, stay at its head."""
+        own = self._devices[device]
+        looked = Round(own, self._others[device], now)
+        share = -(-len(self._queue) // max(sum([one.idle for one in self._devices]), 1))
+        batch: list[Ticket] = []
+        twins: list[Ticket] = []
+        back: list[Ticket] = []
+        new: set[bytes] = set()
+        while self._queue and len(batch) < min(share, AHEAD * own.profiles.widest):
+            ticket = self._queue.pop()
+            key = own.reuse.key(ticket)
+            if refusal := ticket.refusal(now):
+                self._fail(ticket, refusal)
+            elif key in new:
+                twins.append(ticket)
+                back.append(ticket)
+            elif looked.leaves(ticket):
+                back.append(ticket)
+            else:
+                ticket.device = device
+                batch.append(ticket)
+                if key and not own.reuse.find(ticket):
+                    new.add(key)
+        self._queue.put_back(back)
+        if not batch:
+            own.retry = looked.retry
+        return batch, twins
+
+    def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
+        own = self._devices[device]
+        jobs: list[Job] = []
+        for launch in launches:
+            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices], device)
+            self._planned += 1
+            tickets = job.tickets()
+            for ticket in tickets:
+                ticket.left += 1
+                if launch.kind == "encode":
+                    own.reuse.own(ticket, job)
+            for before in [jobs[place] for place in launch.after]:
+                job.wait_for(before)
+            if launch.kind == "score":
+                for before in own.reuse.fillers(tickets):
+                    job.wait_for(before)
+            jobs.append(job)
+        own.plan(jobs)
