@@ -254,6 +254,8 @@ class Ranker:
             self._fail(answer, error, marks.began)
         else:
             self._ledger.succeeded(response)
+            if response.truncated:
+                self.metrics.truncated.inc()
             if answer.set_running_or_notify_cancel():
                 answer.set_result(response)
 

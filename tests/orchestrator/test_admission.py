@@ -113,7 +113,7 @@ def test_a_refusal_leaves_nothing_behind() -> None:
 def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused(history: int | None) -> None:
     with pytest.raises(DeadlineExceeded, match="passed"):
         admission().admit(request(-0.001, history))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 1000\.0 ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 1000\.00 ms"):
         admission().admit(request(0.9, history))
     admission().admit(request(60, history))
 
@@ -122,7 +122,7 @@ def test_work_ahead_counts_divided_by_the_executors() -> None:
     gate = admission(limit=9)
     for _ in range(3):
         gate.admit(request())
-    with pytest.raises(DeadlineExceeded, match=r"expected in 5000\.0 ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 5000\.00 ms"):
         gate.admit(request(4.9))
     wide = admission(limit=9, executors=3)
     for _ in range(3):
@@ -137,7 +137,7 @@ def test_answers_correct_predictions() -> None:
         answer(gate.admit(request()), clock, queue_ms=0.0, compute_ms=700.0, spent_ms=500.0)
     assert gate.correction == pytest.approx(0.5)
     gate.admit(request(0.71, now=clock.now))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 1500\.0 ms"):  # (500 of who is ahead + 700) * 1.25
+    with pytest.raises(DeadlineExceeded, match=r"expected in 1500\.00 ms"):  # (500 of who is ahead + 700) * 1.25
         gate.admit(request(1.4, now=clock.now))
 
 
@@ -149,7 +149,7 @@ def test_what_takes_time_beside_the_model_is_expected() -> None:
         clock.now += 2.0
         answer(permit, clock, queue_ms=0.0, compute_ms=1000.0, spent_ms=1000.0)
     gate.admit(request())
-    with pytest.raises(DeadlineExceeded, match=r"expected in (49\d\d|5000)\.\d ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in (49\d\d|5000)\.\d\d ms"):
         gate.admit(request(4.9, now=clock.now))
 
 
@@ -161,7 +161,7 @@ def test_the_margin_is_what_answers_have_needed() -> None:
         late = number % 50 == 0
         answer(gate.admit(request()), clock, queue_ms=4000.0 if late else 0.0, compute_ms=1000.0, spent_ms=1000.0)
     with pytest.raises(
-        DeadlineExceeded, match=r"expected in 5000\.0 ms"
+        DeadlineExceeded, match=r"expected in 5000\.00 ms"
     ):  # 2 s are ahead and own, and 1 of 50 took 5 s
         gate.admit(request(4.9, now=clock.now))
     for _ in range(256 * 16):
@@ -180,7 +180,7 @@ def test_misses_widen_the_margin_but_not_beyond_all_measure() -> None:
         with gate.admit(request()) as permit:
             clock.now += 100.0
             permit.learn(missed)
-    with pytest.raises(DeadlineExceeded, match=r"expected in 8000\.0 ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 8000\.00 ms"):
         gate.admit(request(7.9, now=clock.now))
 
 
@@ -222,9 +222,9 @@ def test_a_users_second_request_waits_for_those_who_will_come_between() -> None:
     for _ in range(200):
         answer(gate.admit(request()), clock, queue_ms=1000.0, compute_ms=1000.0, spent_ms=1000.0)
     gate.admit(request(user=2))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 2500\.0 ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 2500\.00 ms"):
         gate.admit(request(2.4, now=clock.now, user=3))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 59\d\d\.\d ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 59\d\d\.\d\d ms"):
         gate.admit(request(5.8, now=clock.now, user=2))
 
 
@@ -233,9 +233,9 @@ def test_the_backlog_of_one_user_is_not_ahead_of_another() -> None:
     for _ in range(20):
         gate.admit(request(user=1))
     gate.admit(request(user=2))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 3750\.0 ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 3750\.00 ms"):
         gate.admit(request(3.7, user=3))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 4[4-7]\d\d\d\.\d ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 4[4-7]\d\d\d\.\d\d ms"):
         gate.admit(request(42.0, user=1))
 
 
@@ -259,9 +259,9 @@ def test_a_batch_request_waits_for_all_the_work_and_an_interactive_one_for_its_o
     gate = admission(limit=9)
     gate.admit(request())
     gate.admit(request(priority="batch"))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 38\d\d\.\d ms"):
+    with pytest.raises(DeadlineExceeded, match=r"expected in 38\d\d\.\d\d ms"):
         gate.admit(request(3.7, priority="batch"))
-    with pytest.raises(DeadlineExceeded, match=r"expected in 2562\.5 ms"):  # the share of batch work is a twentieth
+    with pytest.raises(DeadlineExceeded, match=r"expected in 2562\.50 ms"):  # the share of batch work is a twentieth
         gate.admit(request(2.5))
 
 
@@ -271,12 +271,11 @@ def test_a_request_that_comes_too_late_for_all_its_candidates_is_truncated(secon
     gate = admission(sizes=(10, 20, 50, 100), overload="truncate", metrics=metrics)
     asked = request(seconds, candidates=100)
     if left is None:
-        with pytest.raises(DeadlineExceeded, match="expected in 1000"):
+        with pytest.raises(DeadlineExceeded, match="10 candidates is expected in 100"):
             gate.admit(asked)
     else:
         with gate.admit(asked) as permit:
             assert (permit.candidates, permit.truncated) == (left, left < 100)
-    assert metrics.registry.get_sample_value("flame_truncated_total") == (left in (10, 20, 50))
 
 
 def test_more_candidates_than_a_profile_holds_are_truncated_to_whole_launches() -> None:

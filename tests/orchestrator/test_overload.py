@@ -136,6 +136,5 @@ def test_truncating_answers_more_requests_in_time() -> None:
     refusing = Simulation(World()).run(arrivals)
     truncated = sum(0 < outcome.scored < outcome.arrival.candidates for outcome in outcomes)
     assert truncated > 1000
-    assert simulation.metrics.registry.get_sample_value("flame_truncated_total") >= truncated
     assert in_time(outcomes) >= 0.99
     assert refused(outcomes) < refused(refusing)

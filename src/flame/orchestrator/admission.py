@@ -98,8 +98,6 @@ class Admission:
                 self._metrics.refused.labels("admission", error.kind, request.priority).inc()
                 raise
             self._forecast.enter(permit.place)
-        if permit.truncated:
-            self._metrics.truncated.inc()
         return permit
 
     def drain(self, timeout: float) -> int:
@@ -131,13 +129,16 @@ class Admission:
         latest_ms = 0.0 if left_ms == math.inf else self._forecast.fair_ms(whole)
         if latest_ms <= left_ms:
             return whole, candidates
+        fewer = candidates
         for fewer in self._profiles.tier(self._events(request)).fewer(candidates) if self._truncates else ():
             part = self._place(request, fewer, now)
-            if self._forecast.latest_ms(part) <= left_ms:
+            latest_ms = self._forecast.latest_ms(part)
+            if latest_ms <= left_ms:
                 return part, fewer
+        busy = f", or try again when the {self.in_flight} requests in flight are done" if self.in_flight else ""
         raise DeadlineExceeded(
-            f"the deadline is in {left_ms:.1f} ms and an answer is expected in {latest_ms:.1f} ms; "
-            f"allow more time, or try again when {self.in_flight} requests in flight are done"
+            f"the deadline is in {left_ms:.2f} ms and an answer for {fewer} candidates is expected in "
+            f"{latest_ms:.2f} ms; allow more time{busy}"
         )
 
     def _events(self, request: RankRequest) -> int:

@@ -130,7 +130,7 @@ class Ticket:
             return DeadlineExceeded(f"the deadline passed {-left_ms:.1f} ms ago, while the request was in the queue")
         if left_ms < takes_ms:
             return DeadlineExceeded(
-                f"after its wait in the queue the deadline is in {left_ms:.1f} ms, "
+                f"before its next launch the deadline is in {left_ms:.2f} ms, "
                 f"and the launch is expected to take {takes_ms:.1f} ms"
             )
         return None
