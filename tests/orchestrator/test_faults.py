@@ -313,7 +313,7 @@ def test_an_executor_is_freed_when_its_device_works_again(start, features: Make)
         orchestrator.submit(features(1, 5)).result(60)
     post = orchestrator._supervisor._posts[0]
     until(lambda: post.failures > 0)
-    assert len(post.failed) >= 2, "the one that failed, and the one that was to take its place"
+    assert len(post.suspects) >= 2, "the one that failed, and the one that was to take its place"
     engine.heal()
     until(lambda: executors(metrics) == (1, 0, 0))
-    assert not post.failed
+    assert not post.suspects

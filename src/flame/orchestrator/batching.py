@@ -19,9 +19,9 @@ from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 
-AHEAD = 8
-"""Full launches' worth of requests that are planned together at most: from so many, requests of one size are found
-that leave no slot of their launch half empty."""
+AHEAD = 2
+"""Full launches' worth of requests that are planned together at most. From more, requests of one size would be found
+that leave fewer slots empty; but whoever comes later waits for what is planned, whatever his priority and turn."""
 
 
 class Batching:
@@ -66,7 +66,7 @@ class Batching:
         another device, stay at its head."""
         own = self._devices[device]
         looked = Round(own, self._others[device], now)
-        share = -(-len(self._queue) // max(sum([one.idle for one in self._devices]), 1))
+        share = self._share(own)
         batch: list[Ticket] = []
         twins: list[Ticket] = []
         back: list[Ticket] = []
@@ -90,6 +90,15 @@ class Batching:
         if not batch:
             own.retry = looked.retry
         return batch, twins
+
+    def _share(self, own: Device) -> int:
+        """How many of the queue an executor of a device may plan: others that are idle get as many, and of several
+        devices those that are busy now will ask soon, and could not have what is planned for another."""
+        share = -(-len(self._queue) // max(sum([one.idle for one in self._devices]), 1))
+        if len(self._devices) == 1:
+            return share
+        executors = sum([device.executors for device in self._devices])
+        return min(share, max(own.profiles.widest, -(-len(self._queue) // executors)))
 
     def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
         own = self._devices[device]

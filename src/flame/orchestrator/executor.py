@@ -9,7 +9,7 @@ from flame.engine.spec import Profile
 from flame.layout import CANDIDATES
 from flame.orchestrator.attempt import Attempt
 from flame.orchestrator.profiles import Kind
-from flame.orchestrator.slots import Slots
+from flame.orchestrator.slots import Slots, warm_up
 from flame.orchestrator.ticket import Part
 
 
@@ -18,6 +18,7 @@ class Executor:
 
     def __init__(self, engine: Engine, profiles: Sequence[Profile]) -> None:
         self._engine = engine
+        warm_up()
         self._buffers: dict[Profile, tuple[LaunchBuffers, Slots]] = {}
         for profile in profiles:
             buffers = engine.buffers(profile)

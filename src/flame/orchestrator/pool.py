@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
 from flame.errors import (
+    FlameError,
     InvalidCandidates,
     QueueFull,
     RefusedError,
@@ -77,6 +78,7 @@ class Orchestrator:
             serve=self._serve,
             answer=self._answer,
             wake=self._wake,
+            book=self._book,
         )
         self._supervisor.start()
 
@@ -200,19 +202,21 @@ class Orchestrator:
                 return job
 
     def _launch(self, post: Post, job: Job) -> None:
-        attempt = post.attempt
-        assert attempt is not None
-        began = time.monotonic()
         error = post.run(job)
         ended = time.monotonic()
-        self._count(job)
-        times = (began, *attempt.times[: 1 if error else 2])
-        self.timeline.launched(job, executor=post.number, device=post.name, times=times, ended=ended, error=error)
+        self._book(post, job, ended, error)
         with self._lock:
-            self._schedule.finish(job, began=began, ended=ended, error=error)
+            self._schedule.finish(job, began=post.began, ended=ended, error=error)
             self._supervisor.launched(post, error)
-        self._metrics.busy.labels(post.name).inc(ended - began)
         self._answer()
+
+    def _book(self, post: Post, job: Job, ended: float, error: FlameError | None) -> None:
+        """Writes down a launch that has ended, or was given up."""
+        assert post.attempt is not None
+        times = (post.began, *post.attempt.times[: 1 if error else 2])
+        self.timeline.launched(job, executor=post.number, device=post.name, times=times, ended=ended, error=error)
+        self._metrics.busy.labels(post.name).inc(ended - post.began)
+        self._count(job)
 
     def _wake(self) -> None:
         """Wakes one executor of each device that has something to look at. Under the lock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from flame.engine.backends.base import Engine, HistoryState
 from flame.engine.spec import Profile
@@ -21,7 +22,7 @@ class Post:
     `executor` is None while one is built anew, and `out` says that none will be. `attempt` is what its thread does:
     the launch of `job`, which began at `began`, or a rebuild. `failures` counts rebuilds that failed in a row, `hung`
     the threads that were given up and are not back, and `lost` holds the history length of every state they took.
-    `failed` are executors that did not work; those that still do not are never freed.
+    `suspects` are executors that failed, with the states that their launch had; only those that work are freed.
     """
 
     def __init__(self, number: int, device: int, engine: Engine, profiles: tuple[Profile, ...]) -> None:
@@ -37,7 +38,7 @@ class Post:
         self.failures = 0
         self.hung = 0
         self.lost: list[int] = []
-        self.failed: list[Executor] = []
+        self.suspects: list[tuple[Executor, Sequence[object]]] = []
         self.out = False
 
     @property
@@ -67,12 +68,17 @@ class Post:
         executor, attempt = self.executor, self.attempt
         assert executor is not None
         assert attempt is not None
+        states = [part.ticket.held for part in job.parts]
         try:
             executor.run(profile, kind, job.parts, attempt)
         except Abandoned:
             raise
         except BaseException as cause:  # a thread that ends would take its requests with it
-            attempt.end()
+            try:
+                attempt.end()
+            except Abandoned:
+                self.suspects.append((executor, states))
+                raise
             _log.exception("launch of %s %s failed for %d requests", profile, kind, len(job.requests()))
             error = InvalidLaunch if isinstance(cause, InvalidLaunch) else ExecutionError
             return error(f"the launch of {profile} ({kind}) failed with {type(cause).__name__}; see the server's log")
@@ -83,11 +89,16 @@ class Post:
 
         Takes long: called in the thread of the post, without the lock. Raises what the engine raises.
         """
-        self.failed = [executor for executor in self.failed if not _works(executor)]
+        for _ in range(len(self.suspects)):
+            suspect = self.suspects.pop(0)  # nobody else's while it is tried, whoever gives this thread up
+            if not _works(suspect[0]):
+                self.suspects.append(suspect)
         executor = Executor(self.engine, self.profiles)
-        self.failed.append(executor)
-        executor.trial()
-        self.failed.remove(executor)
+        try:
+            executor.trial()
+        except BaseException:
+            self.suspects.append((executor, ()))
+            raise
         return executor, [(history, self.engine.state(history)) for history in self.lost]
 
 

@@ -41,9 +41,12 @@ class RequestQueue:
         return self._interactive.count + self._batch.count
 
     @property
-    def earliest(self) -> float:
-        """No request here has a deadline before this."""
-        return self._deadlines[0][0] if self._deadlines else math.inf
+    def urgent(self) -> float:
+        """When the request with the earliest deadline should begin: twice what it is predicted to cost before that."""
+        if not self._deadlines:
+            return math.inf
+        deadline, _, ticket = self._deadlines[0]
+        return deadline - 2 * ticket.cost_ms / 1e3
 
     def head(self) -> Ticket:
         """The request that `pop` would take; there must be one."""
@@ -58,6 +61,8 @@ class RequestQueue:
         """Gives requests that were popped, and their users, their places back: the first comes next of its priority."""
         for ticket in reversed(tickets):
             self._turns[ticket.priority].put_back(ticket)
+            if ticket.priority == "interactive":  # it was not served after all
+                self._earned_ms = max(0.0, self._earned_ms - BATCH_SHARE * ticket.cost_ms)
             self._expect(ticket)
 
     def pop(self) -> Ticket:
@@ -107,7 +112,7 @@ class RequestQueue:
         self._entries += 1
         heapq.heappush(self._deadlines, (ticket.deadline, self._entries, ticket))
         if len(self._deadlines) > 2 * len(self) + _SPARE:
-            self._deadlines = [entry for entry in self._deadlines if entry[2] in self]
+            self._deadlines = [*{entry[2]: entry for entry in self._deadlines if entry[2] in self}.values()]
             heapq.heapify(self._deadlines)
 
 

@@ -145,12 +145,23 @@ class Schedule:
         own.executors += executors
         own.idle += executors
 
+    def hand_over(self, device: int) -> None:
+        """Where a device has no executor just now and another has, that one takes over what was not begun."""
+        if self.devices[device].executors or not any(other.executors for other in self.devices):
+            return
+        moved: list[Ticket] = []
+        for ticket in self._of(device):
+            if not ticket.launches and not ticket.running and ticket.device == device:
+                waiting = self.devices[device].reuse.leave(ticket)
+                ticket.restart()
+                moved += [ticket, *waiting]
+        self._put_back(moved)
+
     def leave_out(self, device: int, error: FlameError) -> None:
         """No executor of that device is left: others take over its requests. Those that it had begun fail."""
         own = self.devices[device]
-        orphans = sorted((one for one in self._tickets.values() if one.device == device), key=attrgetter("submitted"))
         moved: list[Ticket] = []
-        for ticket in orphans:
+        for ticket in self._of(device):
             if ticket.launches:
                 self._fail(ticket, error)
             elif ticket.device == device:  # nobody it waited for has been moved with it
@@ -188,6 +199,10 @@ class Schedule:
         """Tickets that ended since the last call; the caller answers them without the lock."""
         settled, self._settled = self._settled, []
         return settled
+
+    def _of(self, device: int) -> list[Ticket]:
+        """The requests that are planned for a device, oldest first."""
+        return sorted((one for one in self._tickets.values() if one.device == device), key=attrgetter("submitted"))
 
     def _drop_late(self, now: float) -> None:
         for ticket in self._pending.pop_late(now):

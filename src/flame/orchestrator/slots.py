@@ -91,5 +91,10 @@ class Slots:
             )
 
 
+def warm_up() -> None:
+    """Compiles or loads what copies, so that the first launch need not."""
+    _copy([])
+
+
 def _copy(runs: list[int]) -> None:
     copy_runs(np.frombuffer(array("q", runs), np.int64))

@@ -38,9 +38,9 @@ _REBUILD_S = 60.0
 class Supervisor:
     """Runs the threads of executors. Shares the orchestrator's lock, which guards posts and schedule.
 
-    `serve` is the life of an executor's thread. `answer` answers what has been settled, called without the lock, and
-    `wake` wakes executors for what others leave to them, called under it. `failed` ends when no executor is left, and
-    never otherwise.
+    `serve` is the life of an executor's thread. `answer` answers what has been settled, called without the lock. Under
+    it are called `wake`, which wakes executors for what others leave to them, and `book`, which writes down a launch
+    that was given up. `failed` ends when no executor is left, and never otherwise.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Supervisor:
         serve: Callable[[Post], None],
         answer: Callable[[], None],
         wake: Callable[[], None],
+        book: Callable[[Post, Job, float, FlameError], None],
     ) -> None:
         self.failed: Future[None] = Future()
         self.failed.set_running_or_notify_cancel()
@@ -67,6 +68,7 @@ class Supervisor:
         self._serve = serve
         self._answer = answer
         self._wake = wake
+        self._book = book
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._watchdog = Watchdog(self._limit_s, self._give_up_hung)
@@ -109,7 +111,7 @@ class Supervisor:
         self._metrics.launches_failed.labels(post.name, "refused" if refused else "error").inc()
         if not refused:
             assert post.executor is not None
-            post.failed.append(post.executor)
+            post.suspects.append((post.executor, ()))
             self._take_out(post)
 
     def returned(self, post: Post) -> None:
@@ -162,6 +164,7 @@ class Supervisor:
     def _take_out(self, post: Post) -> None:
         post.executor = None
         self._schedule.staff(-1, post.device)
+        self._schedule.hand_over(post.device)
         self._count()
         self._wake()
 
@@ -209,9 +212,9 @@ class Supervisor:
     def _give_up(self, post: Post, now: float) -> None:
         """Parts with the thread of a post. Under the lock."""
         job = post.job
-        post.end()
         post.hung += 1
         if job is None:
+            post.end()
             _log.error("executor %d: its rebuild does not end and is given up", post.number)
             post.failures += 1
             return
@@ -221,7 +224,9 @@ class Supervisor:
             f"the launch of {job.launch.profile} ({job.launch.kind}) took longer than {1e3 * self._limit_s:g} ms "
             f"(orchestrator.launch_limit_ms) and was given up"
         )
+        self._book(post, job, now, error)
         post.lost += self._schedule.give_up(job, began=post.began, now=now, error=error)
+        post.end()
         self._take_out(post)
 
     def _count(self) -> None:

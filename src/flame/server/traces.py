@@ -24,10 +24,12 @@ class Traces:
         if self._busy:
             raise QueueFull("a trace is being made for another client; try again in a second")
         self._busy = True
-        try:
-            return await asyncio.to_thread(_made, self._timeline, seconds)
-        finally:
-            self._busy = False
+        making = asyncio.ensure_future(asyncio.to_thread(_made, self._timeline, seconds))
+        making.add_done_callback(self._done)
+        return await asyncio.shield(making)  # a client who goes away does not end the thread
+
+    def _done(self, making: asyncio.Future[bytearray]) -> None:
+        self._busy = False
 
 
 def _made(timeline: Timeline, seconds: float | None) -> bytearray:
