@@ -150,3 +150,16 @@ def _serve(schedule: Schedule, now: float, waiting: dict[Ticket, float]) -> None
         for ticket in job.requests():
             assert now - waiting.pop(ticket) <= COMPANY_S + 1e-9
         schedule.finish(job, began=now, ended=now)
+
+
+def test_a_new_head_of_the_queue_does_not_make_others_wait_on(company, features: Make) -> None:
+    schedule = company()
+    busy(schedule, features, every=0.0005)
+    batch = Ticket(features(1, 5), 2, submitted=0.0, deadline=None, cancelled=None, priority="batch")
+    schedule.add(batch)
+    assert schedule.take(0.0) is None
+    come(schedule, features(2, 5), 0.0019)
+    assert schedule.take(0.0019) is None
+    job = schedule.take(COMPANY_S)
+    assert job is not None
+    assert batch in job.requests()

@@ -407,3 +407,40 @@ def test_nothing_is_lost_on_several_devices_with_every_kind_of_trouble(
     assert [device.reuse.pool.free() for device in devices] == free
     assert [device.work_ms for device in devices] == [0.0] * 3
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0
+
+
+def test_no_device_plans_what_another_could_run_soon(queue, features: Make) -> None:
+    """Device 0 is free a moment before device 1."""
+    schedule = queue(2, users=(1, 2, 4))
+    for number in range(2):
+        schedule.add(ticket(features(number, 5)))
+        take(schedule, number)
+    running: dict[int, Job | None] = {}
+    for number in range(2, 34):
+        schedule.add(ticket(features(number, 5)))
+    for device in range(2):
+        schedule.devices[device].idle += 1
+        running[device] = take(schedule, device)
+    counts = [0, 0]
+    while any(running.values()):
+        for device, job in running.items():
+            if job is not None:
+                counts[device] += 1
+                schedule.finish(job, began=0.0, ended=0.01)
+                running[device] = schedule.take(0.0, device)
+    assert max(counts) - min(counts) <= 1
+
+
+def test_what_a_device_without_executors_has_planned_goes_to_another(queue, features: Make) -> None:
+    schedule = queue(2)
+    waiting = [ticket(features(number, 5)) for number in range(4)]
+    for one in waiting:
+        schedule.add(one)
+    job = take(schedule, 0)
+    schedule.finish(job, began=0.0, ended=0.01, error=ExecutionError("it failed"))
+    schedule.staff(-1, 0)
+    schedule.hand_over(0)
+    run(schedule, 1)
+    assert all(one.settled for one in waiting)
+    assert sum(one.error is None for one in waiting) == len(waiting) - len(job.requests())
+    assert schedule.take(0.0, 0) is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from flame.engine.backends.base import LaunchBuffers
 from flame.errors import EngineFailed, ExecutionError, FlameError, InvalidLaunch, QueueFull, ShuttingDown
 from flame.layout import CANDIDATES
 from flame.metrics import Metrics
@@ -317,3 +320,47 @@ def test_an_executor_is_freed_when_its_device_works_again(start, features: Make)
     engine.heal()
     until(lambda: executors(metrics) == (1, 0, 0))
     assert not post.suspects
+
+
+def test_an_executor_that_hung_and_then_failed_is_not_freed(start, features: Make) -> None:
+    """A launch that does not end, and then reports that its context is spoiled."""
+    orchestrator, engine, _ = start(launch_limit_ms=50)
+    engine.hangs = nth(1)
+    engine.fails = lambda kind, buffers: len(engine.log) > 1
+    old = weakref.ref(orchestrator._supervisor._posts[0].executor)
+    with pytest.raises(ExecutionError, match="longer than"):
+        orchestrator.submit(features(1, 5)).result(60)
+    orchestrator.failed.result(60)
+    engine.inner.rank = broken  # type: ignore[method-assign]
+    engine.release()
+    until(lambda: orchestrator._supervisor._posts[0].hung == 0)
+    gc.collect()
+    assert old() is not None
+
+
+def broken(buffers: LaunchBuffers, users: int) -> None:
+    raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_a_rebuild_that_hangs_keeps_its_buffers_to_itself(start, features: Make, monkeypatch) -> None:
+    monkeypatch.setattr("flame.orchestrator.supervise._REBUILD_S", 0.2)
+    orchestrator, engine, metrics = start(launch_limit_ms=50)
+    # Of the launches that do not fail, the first tries the executor that failed, and the second the new one.
+    engine.fails, engine.hangs = nth(1), nth(2)
+    with pytest.raises(ExecutionError):
+        orchestrator.submit(features(1, 5)).result(60)
+    orchestrator.submit(features(2, 5)).result(60)
+    assert executors(metrics) == (1, 0, 0)
+    engine.release()
+    until(lambda: orchestrator._supervisor._posts[0].hung == 0)
+
+
+def test_a_launch_that_was_given_up_is_booked(start, features: Make) -> None:
+    orchestrator, engine, metrics = start(launch_limit_ms=30)
+    engine.hangs = nth(1)
+    with pytest.raises(ExecutionError):
+        orchestrator.submit(features(1, 5)).result(60)
+    (launch,) = orchestrator.timeline.snapshot().launches
+    assert "longer than" in launch.error
+    assert metrics.registry.get_sample_value("flame_launches_total", {"profile": "1x30+16", "kind": "rank"}) == 1
+    engine.release()

@@ -190,3 +190,18 @@ def test_batch_gets_its_share_and_no_more_while_others_wait(ticket: Make, steps:
                 spent += served.cost_ms if interactive else 0.0
                 assert spent <= earned + 1e-9, "interactive requests wait for batch"
     assert len(queue) == 0
+
+
+def test_requests_that_are_only_looked_at_earn_batch_nothing(ticket: Make) -> None:
+    queue = filled([ticket(user) for user in range(10)] + [ticket(priority="batch", cost=5.0)])
+    for _ in range(10):
+        looked_at = [queue.pop() for _ in range(10)]
+        assert all(one.priority == "interactive" for one in looked_at)
+        queue.put_back(looked_at)
+
+
+def test_looking_again_and_again_leaves_one_deadline_of_each(ticket: Make) -> None:
+    queue = filled([ticket(user, deadline=1e9 + user) for user in range(100)])
+    for _ in range(20):
+        queue.put_back([queue.pop() for _ in range(100)])
+    assert len(queue._deadlines) <= 2 * len(queue) + 64
