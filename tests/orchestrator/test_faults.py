@@ -15,7 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from flame.engine.backends.base import LaunchBuffers
-from flame.errors import EngineFailed, ExecutionError, FlameError, InvalidLaunch, QueueFull, ShuttingDown
+from flame.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    ExecutionError,
+    FlameError,
+    InvalidLaunch,
+    QueueFull,
+    ShuttingDown,
+)
 from flame.layout import CANDIDATES
 from flame.metrics import Metrics
 from flame.orchestrator.ticket import Scored
@@ -363,4 +371,16 @@ def test_a_launch_that_was_given_up_is_booked(start, features: Make) -> None:
     (launch,) = orchestrator.timeline.snapshot().launches
     assert "longer than" in launch.error
     assert metrics.registry.get_sample_value("flame_launches_total", {"profile": "1x30+16", "kind": "rank"}) == 1
+    engine.release()
+
+
+def test_a_late_request_is_told_though_no_executor_asks_for_work(start, features: Make) -> None:
+    orchestrator, engine, _ = start()
+    engine.fails, engine.hangs = nth(1), nth(1)  # the launch, and the trial before the rebuild
+    with pytest.raises(ExecutionError):
+        orchestrator.submit(features(1, 5)).result(60)
+    assert engine.hanging.acquire(timeout=PATIENCE_S)
+    late = orchestrator.submit(features(2, 5), deadline=time.monotonic() + 0.02)
+    with pytest.raises(DeadlineExceeded):
+        late.result(60)
     engine.release()

@@ -92,13 +92,20 @@ class Schedule:
         if ticket is not None and not ticket.error:
             self._fail(ticket, error)
 
+    def drop_late(self, now: float) -> None:
+        """Fails the requests in the queue whose deadline has passed."""
+        for ticket in self._pending.pop_late(now):
+            refusal = ticket.refusal(now)
+            assert refusal, "its deadline has passed"
+            self._fail(ticket, refusal)
+
     def take(self, now: float, device: int = 0) -> Job | None:
         """The next launch for that device, counted as running from now on; None when there is nothing to do there.
 
         Requests that are late or cancelled are dropped here, before each of their launches; so are those who would be
         late at the end of the launch.
         """
-        self._drop_late(now)
+        self.drop_late(now)
         own = self.devices[device]
         if own.retry < math.inf:
             # What was left is looked at again: here, or by the next executor if this one gets busy.
@@ -203,12 +210,6 @@ class Schedule:
     def _of(self, device: int) -> list[Ticket]:
         """The requests that are planned for a device, oldest first."""
         return sorted((one for one in self._tickets.values() if one.device == device), key=attrgetter("submitted"))
-
-    def _drop_late(self, now: float) -> None:
-        for ticket in self._pending.pop_late(now):
-            refusal = ticket.refusal(now)
-            assert refusal, "its deadline has passed"
-            self._fail(ticket, refusal)
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""

@@ -31,6 +31,8 @@ _MOST_HUNG = 3
 """Threads of a post that may be gone at the same time, as each holds launch buffers; then it stays out."""
 _PAUSE_S = 0.2
 """Between the first rebuild that fails and the next; doubles each time."""
+_LATE_S = 0.25
+"""Within this time a late request is told so, where no executor asks for work and would find it."""
 _REBUILD_S = 60.0
 """Longest time of a rebuild, where launches have a limit: on a GPU, graphs of every profile are captured."""
 
@@ -71,15 +73,14 @@ class Supervisor:
         self._book = book
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._watchdog = Watchdog(self._limit_s, self._give_up_hung)
+        self._watchdog = Watchdog(min(self._limit_s, _LATE_S), self._look)
 
     def start(self) -> None:
-        """Starts a thread for every post, and the watchdog where launches have a limit."""
+        """Starts a thread for every post, and the watchdog."""
         self._count()
         for post in self._posts:
             self._start(post)
-        if self._limit_s < math.inf:
-            self._watchdog.start()
+        self._watchdog.start()
 
     @property
     def running(self) -> bool:
@@ -191,6 +192,13 @@ class Supervisor:
         thread.start()
         post.thread = thread
         self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+
+    def _look(self, now: float) -> float:
+        """What the watchdog does: ends late requests, and launches that do not end. The first limit of the others."""
+        with self._lock:
+            self._schedule.drop_late(now)
+        self._answer()
+        return self._give_up_hung(now)
 
     def _give_up_hung(self, now: float) -> float:
         """Gives up what is over its limit; the first limit of what is not."""
