@@ -65,7 +65,7 @@ class ModelFacts:
         )
 
 
-def stages_of(parameters: Mapping[str, int | str]) -> dict[str, float]:
+def stages_of(parameters: Mapping[str, bool | int | str]) -> dict[str, float]:
     """Microseconds by stage from the parameters of an inference answer: those named `<stage>_us`."""
     return {
         name.removesuffix("_us"): float(value)

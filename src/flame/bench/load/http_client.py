@@ -24,7 +24,7 @@ class _Ranked(msgspec.Struct):
 
 
 class _Inferred(msgspec.Struct):
-    parameters: dict[str, int | str] = {}
+    parameters: dict[str, bool | int | str] = {}
 
 
 _failure_decoder = msgspec.json.Decoder(_Failure)

@@ -1,4 +1,4 @@
-"""Experts, gates and towers: against their definition and the model's own, whole and spread, with NaN around."""
+"""Experts, gates and towers: against their definition and the model's own, with NaN around."""
 
 from __future__ import annotations
 
@@ -48,12 +48,9 @@ def launch(
     candidates: int,
     runtime: Runtime,
     precision: Precision,
-    *,
-    spread: bool = True,
 ) -> Tensor:
     """Scores `[users, candidates, tasks]`, NaN wherever nothing was to be read or written."""
-    tiles = (SMALL, ExpertTile(32, 4, 2))
-    op = ExpertHead(sizes, precision.pointer, tiles=tiles, few=10**6 if spread else 0)
+    op = ExpertHead(sizes, precision.pointer, tile=SMALL)
     weights = op.pack(module(sizes).state_dict(), precision.dtype, runtime.device)
     room = -(-candidates // 64) * 64
     shape = (len(rows), room, sizes.inputs)
@@ -70,12 +67,11 @@ def launch(
     return scores.cpu()
 
 
-@pytest.mark.parametrize("spread", [True, False], ids=["spread", "whole"])
 @pytest.mark.parametrize("name", SIZES)
-def test_scores_are_those_of_the_definition(name: str, spread: bool, runtime: Runtime, precision: Precision) -> None:
+def test_scores_are_those_of_the_definition(name: str, runtime: Runtime, precision: Precision) -> None:
     sizes, counts = SIZES[name], [19, 0, 1]
     rows = random_rows(sizes, counts, precision)
-    scores = launch(sizes, rows, 21, runtime, precision, spread=spread)
+    scores = launch(sizes, rows, 21, runtime, precision)
     weights = module(sizes).state_dict()
     tolerance = TOLERANCES[precision.name]
     for user, count in enumerate(counts):
@@ -94,28 +90,11 @@ def test_scores_are_those_of_the_model(name: str, runtime: Runtime) -> None:
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["chunks", "odd pieces", "wide inputs"])
-def test_whole_and_spread_experts_give_the_same_bits(name: str, runtime: Runtime, precision: Precision) -> None:
-    if precision.name == "fp32":
-        pytest.skip("in fp32 experts are never spread")
-    sizes = SIZES[name]
-    rows = random_rows(sizes, [17, 5], precision)
-    spread, whole = (launch(sizes, rows, 20, runtime, precision, spread=way) for way in (True, False))
-    torch.testing.assert_close(spread, whole, rtol=0, atol=0, equal_nan=True)
-
-
 @pytest.mark.parametrize("name", ["tiny", "chunks", "many experts"])
 def test_a_candidate_has_the_same_bits_wherever_it_stands(name: str, runtime: Runtime, precision: Precision) -> None:
     sizes = SIZES[name]
     rows = random_rows(sizes, [2, 40], precision)
     many = launch(sizes, rows, 40, runtime, precision)
     order = [39, 0, 17]
-    few = launch(sizes, [rows[1][order]], 5, runtime, precision, spread=False)
+    few = launch(sizes, [rows[1][order]], 5, runtime, precision)
     assert torch.equal(few[0, :3], many[1, order])
-
-
-def test_ways_are_equal_where_there_is_one_chunk() -> None:
-    """No kernel is listed twice, and every name names one."""
-    for sizes in SIZES.values():
-        names = [kernel.name for kernel in ExpertHead(sizes, "*fp16").kernels]
-        assert len(names) == len(set(names)) == (4 if sizes.chunks > 1 else 2)

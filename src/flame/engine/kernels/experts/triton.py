@@ -20,7 +20,7 @@ def experts(
     second,
     gates,
     vectors,
-    parts,
+    outputs,
     shares,
     user_stride,
     row_stride,
@@ -31,7 +31,6 @@ def experts(
     EXPERTS_PADDED: tl.constexpr,
     HIDDEN: tl.constexpr,
     CHUNK: tl.constexpr,
-    INSIDE: tl.constexpr,
     DIM: tl.constexpr,
     TASKS: tl.constexpr,
     HEADER_WORDS: tl.constexpr,
@@ -39,18 +38,12 @@ def experts(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
     RESIDENT: tl.constexpr,
-    GATES: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """Grid (parts of all experts and then the gates, `GATES` tasks a program, tiles of candidates, users).
+    """Grid (experts and then the gates, tiles of candidates, users).
 
-    A chunk of hidden units gives a sum of its own, and these are added one after the other: by the program that has
-    all of an expert's chunks (`INSIDE` of them) or, where each has a program, by whoever reads them; bit for bit the
-    same. There a program is one chain, and asks for all it needs before the header has come; rows of `wide` beyond
-    the count hold anything, and nobody reads what is made of them.
+    A chunk of hidden units gives a sum of its own, and these are added one after the other.
     """
-    EARLY: tl.constexpr = INSIDE == 1 and RESIDENT and HIDDEN > CHUNK
-    PARTS: tl.constexpr = HIDDEN // (CHUNK * INSIDE)
     place = tl.program_id(0)
     user = tl.program_id(2).to(tl.int64)
     start = tl.program_id(1) * TILE
@@ -58,52 +51,31 @@ def experts(
     candidate = start + tl.arange(0, TILE)
     at = wide + user * user_stride + candidate * row_stride
     row = user * room + candidate
-    matrices = ()
-    if EARLY:
-        mine = place < EXPERTS * PARTS
-        part = tl.where(mine, place, 0)
-        units = (part % PARTS) * CHUNK + tl.arange(0, CHUNK)
-        early_matrix = first + part // PARTS * (INPUTS_PADDED * HIDDEN) + units[None, :]
-        for piece in tl.static_range(INPUTS_PADDED // STEP):
-            inner = piece * STEP + tl.arange(0, STEP)
-            matrices += (tl.load(early_matrix + inner[:, None] * HIDDEN, mask=mine, other=0.0),)
-        outputs_at = second + (part // PARTS * HIDDEN + units)[:, None] * DIM + tl.arange(0, DIM)[None, :]
-        early_out = tl.load(outputs_at, mask=mine, other=0.0)
     wait_for_kernel_before(DEPENDENT)
     let_kernel_behind_begin(DEPENDENT)
-    if EARLY:
-        pieces = _pieces(at, candidate < room, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
     if start >= count:
         return
     live = candidate < count
-    if not EARLY:
-        pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
-    if place < EXPERTS * PARTS:
-        expert = place // PARTS
-        begin = (place - expert * PARTS) * (CHUNK * INSIDE)
+    pieces = _pieces(at, live, INPUTS, INPUTS_PADDED, STEP, RESIDENT)
+    if place < EXPERTS:
         output = tl.arange(0, DIM)
         total = tl.zeros((TILE, DIM), tl.float32)
-        matrix = first + expert * (INPUTS_PADDED * HIDDEN)
-        for chunk in range(INSIDE):
-            unit = begin + chunk * CHUNK + tl.arange(0, CHUNK)
-            if EARLY:
-                out = early_out
-                hidden = _sum(pieces, matrices, CHUNK, TILE)
-            else:
-                out = tl.load(second + (expert * HIDDEN + unit)[:, None] * DIM + output[None, :])
-                hidden = _product(
-                    at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
-                )
-            hidden = tl.maximum(hidden + tl.load(vectors + expert * HIDDEN + unit)[None, :], 0.0)
+        matrix = first + place * (INPUTS_PADDED * HIDDEN)
+        for chunk in range(HIDDEN // CHUNK):
+            unit = chunk * CHUNK + tl.arange(0, CHUNK)
+            out = tl.load(second + (place * HIDDEN + unit)[:, None] * DIM + output[None, :])
+            hidden = _product(
+                at, live, pieces, matrix + unit[None, :], HIDDEN, CHUNK, INPUTS, INPUTS_PADDED, STEP, RESIDENT, TILE
+            )
+            hidden = tl.maximum(hidden + tl.load(vectors + place * HIDDEN + unit)[None, :], 0.0)
             # A plain sum would become the product's accumulator, which rounds in another way.
             total = tl.fma(tl.dot(hidden.to(out.dtype), out, input_precision="ieee"), 1.0, total)
-        to = parts + (row * (EXPERTS * PARTS) + place)[:, None] * DIM + output[None, :]
+        to = outputs + (row * EXPERTS + place)[:, None] * DIM + output[None, :]
         tl.store(to, total, mask=live[:, None])
     else:
         column = tl.arange(0, EXPERTS_PADDED)
         biases = vectors + EXPERTS * HIDDEN + EXPERTS_PADDED * DIM
-        for turn in range(GATES):
-            task = (place - EXPERTS * PARTS) * GATES + turn
+        for task in range(TASKS):
             matrix = gates + task * (INPUTS_PADDED * EXPERTS_PADDED) + column[None, :]
             logits = _product(
                 at,
@@ -187,14 +159,13 @@ def mixed_towers(
     words,
     towers,
     vectors,
-    parts,
+    outputs,
     shares,
     scores,
     room,
     candidates,
     EXPERTS: tl.constexpr,
     EXPERTS_PADDED: tl.constexpr,
-    PARTS: tl.constexpr,
     DIM: tl.constexpr,
     TASKS: tl.constexpr,
     SIGMOIDS: tl.constexpr,
@@ -204,65 +175,37 @@ def mixed_towers(
     HEADER_WORDS: tl.constexpr,
     COUNT_WORD: tl.constexpr,
     TILE: tl.constexpr,
-    TASKS_EACH: tl.constexpr,
     TOGETHER: tl.constexpr,
-    EACH: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """Grid (tiles of `EACH` candidates, groups of `TASKS_EACH` tasks, users).
-
-    Where experts are spread, launches are small and a program is one chain: it has few of a product's rows, and asks
-    for all it needs before the header has come. Rows beyond the count hold anything, and nobody reads their scores.
-    """
-    EARLY: tl.constexpr = PARTS > 1
-    user = tl.program_id(2).to(tl.int64)
-    start = tl.program_id(0) * EACH
+    """Grid (tiles of candidates, users)."""
+    user = tl.program_id(1).to(tl.int64)
+    start = tl.program_id(0) * TILE
     count = tl.load(words + user * HEADER_WORDS + COUNT_WORD)
-    slot = tl.arange(0, TILE)
-    candidate = start + slot
+    candidate = start + tl.arange(0, TILE)
     row = user * room + candidate
     biases = vectors + BIASES
-    begin = tl.program_id(1) * TASKS_EACH
     share = shares + row * (TASKS * EXPERTS_PADDED)
-    matrices = ()
-    if EARLY:
-        for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
-            matrices += (_tower_matrix(towers, begin, units, DIM, TOWER_HIDDEN, TOWER_CHUNK),)
     wait_for_kernel_before(DEPENDENT)
-    if EARLY:
-        live = (candidate < room) & (slot < EACH)
-        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
-        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
     if start >= count:
         return
-    if not EARLY:
-        live = candidate < count
-        weights = _shares(share + begin * EXPERTS_PADDED, live, EXPERTS, TOGETHER)
-        outputs = _outputs(parts, biases, row, live, EXPERTS, PARTS, DIM, TOGETHER)
-    for turn in range(TASKS_EACH):
-        task = begin + turn
+    live = candidate < count
+    weights = _shares(share, live, EXPERTS, TOGETHER)
+    known = _outputs(outputs, biases, row, live, EXPERTS, DIM, TOGETHER)
+    for task in range(TASKS):
         own = share + task * EXPERTS_PADDED
-        mixed = _mixed(own, weights, outputs, parts, biases, row, live, EXPERTS, PARTS, DIM, TILE, TOGETHER)
+        mixed = _mixed(own, weights, known, outputs, biases, row, live, EXPERTS, DIM, TILE, TOGETHER)
         # The next task's, so that nobody waits for it; where there is none, nobody uses it.
         weights = _shares(own + EXPERTS_PADDED, live & (task + 1 < TASKS), EXPERTS, TOGETHER)
         tower = biases + EXPERTS_PADDED * DIM + TASKS * EXPERTS_PADDED + task * (2 * TOWER_HIDDEN + 1)
         logit = tl.zeros((TILE,), tl.float32) + tl.load(tower + 2 * TOWER_HIDDEN)
         for units in tl.static_range(0, TOWER_HIDDEN, TOWER_CHUNK):
             unit = units + tl.arange(0, TOWER_CHUNK)
-            if EARLY:
-                matrix = matrices[units // TOWER_CHUNK]
-            else:
-                matrix = _tower_matrix(towers, task, units, DIM, TOWER_HIDDEN, TOWER_CHUNK)
+            matrix = tl.load(towers + (task * DIM + tl.arange(0, DIM))[:, None] * TOWER_HIDDEN + unit[None, :])
             total = tl.dot(mixed.to(matrix.dtype), matrix, input_precision="ieee")
             logit += tower_logit(total, tower + unit, tower + TOWER_HIDDEN + unit)
         out = scores + (user * candidates + candidate) * TASKS + task
-        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live & (candidate < count))
-
-
-@triton.jit
-def _tower_matrix(towers, task, units, DIM: tl.constexpr, TOWER_HIDDEN: tl.constexpr, TOWER_CHUNK: tl.constexpr):
-    unit = units + tl.arange(0, TOWER_CHUNK)
-    return tl.load(towers + (task * DIM + tl.arange(0, DIM))[:, None] * TOWER_HIDDEN + unit[None, :])
+        tl.store(out, task_activation(logit, task, SIGMOIDS), mask=live)
 
 
 @triton.jit
@@ -276,56 +219,49 @@ def _shares(at, live, EXPERTS: tl.constexpr, TOGETHER: tl.constexpr):
 
 
 @triton.jit
-def _outputs(
-    parts, biases, row, live, EXPERTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr, TOGETHER: tl.constexpr
-):
+def _outputs(outputs, biases, row, live, EXPERTS: tl.constexpr, DIM: tl.constexpr, TOGETHER: tl.constexpr):
     """The outputs of a tile, `[rows, dim]` of each expert, where they are held at once."""
-    outputs = ()
+    known = ()
     if TOGETHER:
         for expert in tl.static_range(EXPERTS):
-            outputs += (_output(parts, biases, row, live, expert, EXPERTS, PARTS, DIM),)
-    return outputs
+            known += (_output(outputs, biases, row, live, expert, EXPERTS, DIM),)
+    return known
 
 
 @triton.jit
-def _output(parts, biases, row, live, expert, EXPERTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr):
-    """One expert's output for a tile: its parts, one after the other, and its bias."""
+def _output(outputs, biases, row, live, expert, EXPERTS: tl.constexpr, DIM: tl.constexpr):
+    """One expert's output for a tile, with its bias."""
     column = tl.arange(0, DIM)
-    at = parts + (row * (EXPERTS * PARTS) + expert * PARTS)[:, None] * DIM + column[None, :]
-    total = tl.load(at, mask=live[:, None], other=0.0)
-    for part in tl.static_range(1, PARTS):
-        total += tl.load(at + part * DIM, mask=live[:, None], other=0.0)
-    return total + tl.load(biases + expert * DIM + column)[None, :]
+    at = outputs + (row * EXPERTS + expert)[:, None] * DIM + column[None, :]
+    return tl.load(at, mask=live[:, None], other=0.0) + tl.load(biases + expert * DIM + column)[None, :]
 
 
 @triton.jit
 def _mixed(
     share,
     weights,
+    known,
     outputs,
-    parts,
     biases,
     row,
     live,
     EXPERTS: tl.constexpr,
-    PARTS: tl.constexpr,
     DIM: tl.constexpr,
     TILE: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
     """The experts' outputs by a task's shares: `[rows, dim]`.
 
-    One fused multiply-add after the other: a sum over a dimension of a tensor is in the order of its layout, which is
-    not the same in all ways of a launch.
+    One fused multiply-add after the other: a sum over a dimension of a tensor is in the order of its layout.
     """
     mixed = tl.zeros((TILE, DIM), tl.float32)
     if TOGETHER:
         for expert in tl.static_range(EXPERTS):
-            mixed = tl.fma(_column(weights[expert], DIM), outputs[expert], mixed)
+            mixed = tl.fma(_column(weights[expert], DIM), known[expert], mixed)
     else:
         for expert in range(EXPERTS):
             weight = tl.load(share + expert, mask=live, other=0.0)
-            output = _output(parts, biases, row, live, expert, EXPERTS, PARTS, DIM)
+            output = _output(outputs, biases, row, live, expert, EXPERTS, DIM)
             mixed = tl.fma(_column(weight, DIM), output, mixed)
     return mixed
 
