@@ -53,8 +53,9 @@ def come(schedule: Schedule, features: Features, at: float, deadline: float | No
 
 def busy(schedule: Schedule, make: Make, *, every: float) -> Job:
     """Requests have come `every` so many seconds up to 0.0, one launch runs, and nothing waits."""
+    same = make(1000, 5)
     for number in range(-400, 0):
-        come(schedule, make(1000 + number, 5), number * every)
+        come(schedule, same, number * every)
         job = schedule.take(number * every)
         if job is not None and number < -1:
             schedule.finish(job, began=number * every, ended=number * every)
