@@ -245,7 +245,7 @@ class Ranker:
         marks: Marks,
         scored: Future[Scored],
     ) -> None:
-        """The second half, on the thread that ran the last launch: no hand-over stands between scores and answer."""
+        """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
         try:
             permit.learn(scored)
             self._give_back(features, permit)
