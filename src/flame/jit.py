@@ -51,9 +51,6 @@ def kernel(function: Function) -> Function:
     return _compiled(function, nogil=True)
 
 
-def short_kernel(function: Function) -> Function:
-    """As `kernel`, but keeping the lock: for what takes less time than to queue for the lock again."""
-    return _compiled(function, nogil=False)
 
 
 def _compiled(function: Function, *, nogil: bool) -> Function:

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from msgspec.structs import replace
 
 from flame.config import Config
 from flame.engine.backends.base import Engine
@@ -38,7 +38,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.ticket import Outcome, Scored, Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.orchestrator.workers import Workers
 from flame.records import FeatureCounts, Features, RankRequest, RankResponse, Scores
@@ -216,8 +216,9 @@ class Ranker:
                 raise RequestCancelled("the client went away before the work was started")
             features = self._features.gather(request)
             marks = Marks(began, admitted, time.monotonic())
-            scored = self._orchestrator.submit(
+            ticket = self._orchestrator.submit(
                 features,
+                partial(self._respond, request, features, permit, answer, marks),
                 user=request.user,
                 priority=request.priority,
                 deadline=request.deadline,
@@ -228,13 +229,12 @@ class Ranker:
             self._give_back(features, permit)
             self._fail(answer, error, began)
         else:
-            scored.add_done_callback(partial(self._respond, request, features, permit, answer, marks))
-            answer.add_done_callback(partial(self._withdraw, scored))
+            answer.add_done_callback(partial(self._withdraw, ticket))
 
-    def _withdraw(self, scored: Future[Scored], answer: Future[RankResponse]) -> None:
+    def _withdraw(self, ticket: Ticket, answer: Future[RankResponse]) -> None:
         """A client who has gone leaves the queue at once, on the thread that says so."""
         if answer.cancelled():
-            self._orchestrator.withdraw(scored)
+            self._orchestrator.withdraw(ticket)
 
     def _respond(
         self,
@@ -243,13 +243,15 @@ class Ranker:
         permit: Permit,
         answer: Answer,
         marks: Marks,
-        scored: Future[Scored],
+        outcome: Outcome,
     ) -> None:
         """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
         try:
-            permit.learn(scored)
+            permit.learn(outcome)
             self._give_back(features, permit)
-            response = self._response(request, features.counts, scored.result(), marks, permit.truncated)
+            if isinstance(outcome, FlameError):
+                raise outcome
+            response = self._response(request, features.counts, outcome, marks, permit.truncated)
         except BaseException as error:
             self._fail(answer, error, marks.began)
         else:

@@ -9,10 +9,11 @@ import functools
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from flame.config import OrchestratorConfig
 from flame.engine.sampling import random_words
@@ -143,7 +144,7 @@ class Simulation:
         features = replace(self._features[permit.candidates], fingerprint=arrival.user.to_bytes(8, "little"))
         ticket = Ticket(
             features,
-            1,
+            permit.learn,
             submitted=self.now,
             deadline=arrival.deadline,
             cancelled=None,
@@ -171,6 +172,8 @@ class Simulation:
 
     def _end(self, job: Job, began: float) -> None:
         self._idle += 1
+        for part in job.parts:
+            part.ticket.scores = np.zeros((part.ticket.demand.candidates, 1), np.float32)
         self.schedule.finish(job, began=began, ended=self.now)
         self._start()
 
@@ -179,7 +182,6 @@ class Simulation:
             arrival, permit = self._waiting.pop(ticket)
             assert ticket.error is None or isinstance(ticket.error, DeadlineExceeded)
             ticket.answer()
-            permit.learn(ticket.future)
             permit.release()
             ok = ticket.error is None and (ticket.deadline is None or self.now <= ticket.deadline)
             self.outcomes.append(Outcome(arrival, "ok" if ok else "late", self.now, permit.candidates * ok))

@@ -17,6 +17,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features
 from tests.orchestrator.appending import CAPACITY, SPEC, AppendEngine, asked, expected, profiles_of
+from tests.orchestrator.asking import ask
 from tests.orchestrator.conftest import costs
 
 Start = Callable[..., tuple[Orchestrator, AppendEngine, Metrics]]
@@ -44,7 +45,7 @@ def start() -> Iterator[Start]:
 def serve(orchestrator: Orchestrator, *requests: Features) -> None:
     """One after the other; each gets its scores."""
     for request in requests:
-        np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
+        np.testing.assert_array_equal(ask(orchestrator, request).result(60).scores, expected(request))
 
 
 def value(metrics: Metrics, name: str) -> float | None:
@@ -107,10 +108,10 @@ def test_a_state_that_is_read_is_not_appended_to(start: Start) -> None:
     while engine.entered.acquire(blocking=False):
         pass
     reader = asked(1, 10, 5, seed=1)
-    reading = orchestrator.submit(reader)
+    reading = ask(orchestrator, reader)
     assert engine.entered.acquire(timeout=60)
     growing = asked(1, 14)
-    grown = orchestrator.submit(growing)
+    grown = ask(orchestrator, growing)
     assert engine.entered.acquire(timeout=60)
     assert engine.appended == [(0, 10), (0, 14)]
     engine.gate.set()
@@ -124,10 +125,10 @@ def test_of_two_that_grew_from_the_same_one_takes_the_state(start: Start) -> Non
     engine.gate.clear()
     while engine.entered.acquire(blocking=False):
         pass
-    blocker = orchestrator.submit(asked(9, 5))
+    blocker = ask(orchestrator, asked(9, 5))
     assert engine.entered.acquire(timeout=60)
     requests = [asked(1, 14), asked(1, 14, changed=12), asked(1, 18), asked(1, 14, seed=1)]
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     engine.gate.set()
     for request, future in zip(requests, futures, strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
@@ -141,7 +142,7 @@ def test_an_append_that_fails_leaves_nothing_half_done(start: Start) -> None:
     serve(orchestrator, asked(1, 10))
     engine.fails = lambda kind, buffers: kind == "encode"
     with pytest.raises(ExecutionError):
-        orchestrator.submit(asked(1, 14)).result(60)
+        ask(orchestrator, asked(1, 14)).result(60)
     assert (value(metrics, "states_held"), value(metrics, "state_appends_total")) == (0, 0)
     engine.fails = lambda kind, buffers: False
     serve(orchestrator, asked(1, 14), asked(1, 10))
@@ -157,10 +158,10 @@ def test_who_waited_for_an_append_that_fails_encodes_the_whole(start: Start) -> 
     engine.fails = lambda kind, buffers: kind == "encode" and next(failures, False)
     while engine.entered.acquire(blocking=False):
         pass
-    first = orchestrator.submit(asked(1, 14))
+    first = ask(orchestrator, asked(1, 14))
     assert engine.entered.acquire(timeout=60)
     waiting = asked(1, 14, seed=1)
-    second = orchestrator.submit(waiting)
+    second = ask(orchestrator, waiting)
     limit = time.monotonic() + 60
     while value(metrics, "state_hits_total") != 1:
         assert time.monotonic() < limit
@@ -186,7 +187,7 @@ def test_many_users_whose_histories_grow_and_every_kind_of_trouble(start: Start)
     def client(number: int) -> str:
         request, gone = requests[number], threading.Event()
         late = time.monotonic() + 0.002 if number % 17 == 0 else None
-        future = orchestrator.submit(request, cancelled=gone, deadline=late)
+        future = ask(orchestrator, request, cancelled=gone, deadline=late)
         if number % 13 == 0:
             gone.set()
         error = future.exception(60)

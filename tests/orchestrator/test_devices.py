@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flame.errors import EngineFailed, ExecutionError, FlameError
@@ -25,6 +26,7 @@ from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Scored, Ticket
 from flame.records import Features
 from tests.faulty_engine import FaultyEngine, until
+from tests.orchestrator.asking import ask, nobody
 from tests.orchestrator.conftest import HashState
 
 Make = Callable[..., Features]
@@ -70,7 +72,7 @@ def queue(start) -> Callable[..., Schedule]:
 
 
 def ticket(features: Features) -> Ticket:
-    return Ticket(features, 2, submitted=0.0, deadline=None, cancelled=None)
+    return Ticket(features, nobody, submitted=0.0, deadline=None, cancelled=None)
 
 
 def run(schedule: Schedule, device: int, now: float = 0.0) -> int:
@@ -302,7 +304,7 @@ def test_load_spreads_over_all_devices(start_devices, features: Make, expected: 
     for engine in engines:
         engine.fails = meet(engine)  # the first launches of all devices run at the same time
     with ThreadPoolExecutor(8) as clients:
-        futures = list(clients.map(orchestrator.submit, requests))
+        futures = list(clients.map(partial(ask, orchestrator), requests))
     for request, future in zip(requests, futures, strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
     assert all(engine.log for engine in engines)
@@ -314,11 +316,11 @@ def test_pages_of_a_user_go_where_the_history_is(start_devices, page: Make, expe
     orchestrator, engines, _ = start_devices(2, executors=1, keep_states=8)
     for history in range(4):
         request = page(history, 0, 100)
-        np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
+        np.testing.assert_array_equal(ask(orchestrator, request).result(60).scores, expected(request))
     for seed in range(1, 10):
         for history in range(4):
             request = page(history, seed, 100)
-            scored = orchestrator.submit(request).result(60)
+            scored = ask(orchestrator, request).result(60)
             np.testing.assert_array_equal(scored.scores, expected(request))
     kinds = [kind for engine in engines for kind, _ in engine.log]
     # An idle device leaves a request for at most what reuse saves, so a slow machine may encode some twice.
@@ -330,7 +332,7 @@ def test_a_dead_device_is_left_out_and_the_others_serve(start_devices, page: Mak
     engines[0].allocates = False
     engines[0].fails = lambda kind, buffers: True
     requests = [page(seed % 6, seed, 150) for seed in range(60)]
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     errors = [future.exception(60) for future in futures]
     assert sum(isinstance(error, ExecutionError) for error in errors) <= 8
     until(lambda: metrics.registry.get_sample_value("flame_executors", {"device": "cpu:0", "state": "out"}) == 2)
@@ -338,17 +340,17 @@ def test_a_dead_device_is_left_out_and_the_others_serve(start_devices, page: Mak
         if error is None:
             np.testing.assert_array_equal(future.result().scores, expected(request))
     for request in requests:
-        np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
+        np.testing.assert_array_equal(ask(orchestrator, request).result(60).scores, expected(request))
     assert not orchestrator.failed.done()
     engines[1].allocates = False
     engines[1].fails = lambda kind, buffers: True
     while not orchestrator.failed.done():
         try:
-            orchestrator.submit(requests[0]).exception(60)
+            ask(orchestrator, requests[0]).exception(60)
         except EngineFailed:
             break
     with pytest.raises(EngineFailed):
-        orchestrator.submit(requests[0])
+        ask(orchestrator, requests[0])
 
 
 def test_nothing_is_lost_on_several_devices_with_every_kind_of_trouble(
@@ -376,7 +378,7 @@ def test_nothing_is_lost_on_several_devices_with_every_kind_of_trouble(
     def client(number: int) -> str:
         gone = threading.Event()
         deadline = time.monotonic() + 0.003 if number % 13 == 0 else None
-        future: Future[Scored] = orchestrator.submit(requests[number % 50], deadline=deadline, cancelled=gone)
+        future: Future[Scored] = ask(orchestrator, requests[number % 50], deadline=deadline, cancelled=gone)
         if number % 11 == 0:
             gone.set()
         error = future.exception(60)

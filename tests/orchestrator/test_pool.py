@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.ticket import Scored
 from flame.records import Features
 from tests.faulty_engine import until
+from tests.orchestrator.asking import ask
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -66,7 +68,7 @@ def test_every_request_gets_its_own_scores(
     allocated = engine.allocated
     requests = sample(features, 300)
     with ThreadPoolExecutor(4) as clients:
-        futures = list(clients.map(orchestrator.submit, requests))
+        futures = list(clients.map(partial(ask, orchestrator), requests))
     for request, future in zip(requests, futures, strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
     assert engine.allocated == allocated, "nothing is allocated on the request path"
@@ -81,7 +83,7 @@ def test_every_request_gets_its_own_scores(
 def test_a_baseline_policy_gives_the_same_scores(start, features: Make, expected: Expected, policy: str) -> None:
     orchestrator, engine, _ = start((1, 4), histories=(8, 30), policy=policy, executors=2, max_in_flight=100)
     requests = sample(features, 60)
-    for request, future in [(request, orchestrator.submit(request)) for request in requests]:
+    for request, future in [(request, ask(orchestrator, request)) for request in requests]:
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
     assert {(kind, profile.users) for kind, profile in engine.log} == {("rank", 1)}
     if policy == "implicit":
@@ -90,7 +92,7 @@ def test_a_baseline_policy_gives_the_same_scores(start, features: Make, expected
 
 def test_scores_say_how_they_came_about(start, features: Make) -> None:
     orchestrator, engine, metrics = start()
-    scored = orchestrator.submit(features(1, 150)).result(60)
+    scored = ask(orchestrator, features(1, 150)).result(60)
     assert scored.launches == len(engine.log) == 4
     assert scored.queue_us >= 0
     assert scored.compute_us > 0
@@ -103,34 +105,34 @@ def test_scores_say_how_they_came_about(start, features: Make) -> None:
 def test_requests_that_cannot_run_are_refused_at_once(start, features: Make) -> None:
     orchestrator, _, _ = start(histories=(8,))
     with pytest.raises(TooManyCandidates, match="201"):
-        orchestrator.submit(features(1, 201, (1, 1)))
+        ask(orchestrator, features(1, 201, (1, 1)))
     with pytest.raises(HistoryTooLong, match="5 events"):
-        orchestrator.submit(features(1, 1, (1, 5)))
+        ask(orchestrator, features(1, 1, (1, 5)))
     with pytest.raises(InvalidCandidates):
-        orchestrator.submit(features(1, 0, (1, 1)))
+        ask(orchestrator, features(1, 0, (1, 1)))
 
 
 def test_a_full_queue_refuses_and_recovers(start, features: Make, expected: Expected) -> None:
     orchestrator, engine, _ = start(max_in_flight=3)
     engine.gate.clear()
     requests = sample(features, 3)
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     with pytest.raises(QueueFull, match="3 requests"):
-        orchestrator.submit(features(9, 5))
+        ask(orchestrator, features(9, 5))
     engine.gate.set()
     for request, future in zip(requests, futures, strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
     late = features(9, 5)
-    np.testing.assert_array_equal(orchestrator.submit(late).result(60).scores, expected(late))
+    np.testing.assert_array_equal(ask(orchestrator, late).result(60).scores, expected(late))
 
 
 def test_a_deadline_that_passes_in_the_queue_drops_the_request_before_any_launch(start, features: Make) -> None:
     orchestrator, engine, _ = start()
     engine.gate.clear()
-    running = orchestrator.submit(features(1, 5))
+    running = ask(orchestrator, features(1, 5))
     assert engine.entered.acquire(timeout=60)
-    late = orchestrator.submit(features(2, 5), deadline=time.monotonic() + 0.02)
-    patient = orchestrator.submit(features(3, 5), deadline=time.monotonic() + 600)
+    late = ask(orchestrator, features(2, 5), deadline=time.monotonic() + 0.02)
+    patient = ask(orchestrator, features(3, 5), deadline=time.monotonic() + 600)
     time.sleep(0.03)
     engine.gate.set()
     with pytest.raises(DeadlineExceeded, match="in the queue"):
@@ -142,17 +144,17 @@ def test_a_deadline_that_passes_in_the_queue_drops_the_request_before_any_launch
 def test_a_deadline_that_has_passed_is_never_worked_on(start, features: Make) -> None:
     orchestrator, engine, _ = start()
     with pytest.raises(DeadlineExceeded):
-        orchestrator.submit(features(2, 5), deadline=time.monotonic() - 1).result(60)
+        ask(orchestrator, features(2, 5), deadline=time.monotonic() - 1).result(60)
     assert engine.log == []
 
 
 def test_a_cancelled_request_is_dropped_before_it_starts(start, features: Make) -> None:
     orchestrator, engine, _ = start()
     engine.gate.clear()
-    running = orchestrator.submit(features(1, 5))
+    running = ask(orchestrator, features(1, 5))
     assert engine.entered.acquire(timeout=60)
     cancelled = threading.Event()
-    gone = orchestrator.submit(features(2, 5), cancelled=cancelled)
+    gone = ask(orchestrator, features(2, 5), cancelled=cancelled)
     cancelled.set()
     engine.gate.set()
     with pytest.raises(RequestCancelled):
@@ -164,32 +166,32 @@ def test_a_cancelled_request_is_dropped_before_it_starts(start, features: Make) 
 def test_who_withdraws_leaves_the_queue_while_a_launch_runs(start, features: Make) -> None:
     orchestrator, engine, metrics = start(max_in_flight=2)
     engine.gate.clear()
-    running = orchestrator.submit(features(1, 5))
+    running = ask(orchestrator, features(1, 5))
     assert engine.entered.acquire(timeout=60)
-    gone = orchestrator.submit(features(2, 5), deadline=time.monotonic() + 600)
+    gone = ask(orchestrator, features(2, 5), deadline=time.monotonic() + 600)
     with pytest.raises(QueueFull):
-        orchestrator.submit(features(3, 5))
-    orchestrator.withdraw(gone)
+        ask(orchestrator, features(3, 5))
+    orchestrator.withdraw(gone.ticket)
     with pytest.raises(RequestCancelled):
         gone.result(0)
     assert len(orchestrator._schedule._pending) == 0
-    waiting = orchestrator.submit(features(3, 5))
+    waiting = ask(orchestrator, features(3, 5))
     engine.gate.set()
     assert running.result(60).launches == waiting.result(60).launches == 1
     labels = {"stage": "queue", "reason": "cancelled", "priority": "interactive"}
     assert metrics.registry.get_sample_value("flame_refused_total", labels) == 1
-    orchestrator.withdraw(waiting)
+    orchestrator.withdraw(waiting.ticket)
 
 
 def test_batch_requests_wait_for_interactive_ones_and_users_take_turns(start, features: Make) -> None:
     orchestrator, engine, _ = start(max_in_flight=20)
     engine.gate.clear()
-    first = orchestrator.submit(features(0, 5))
+    first = ask(orchestrator, features(0, 5))
     assert engine.entered.acquire(timeout=60)
     order: list[str] = []
 
     def submit(name: str, **whose: Any) -> Future[Scored]:
-        future = orchestrator.submit(features(len(name), 5), **whose)
+        future = ask(orchestrator, features(len(name), 5), **whose)
         future.add_done_callback(lambda _: order.append(name))
         return future
 
@@ -205,12 +207,12 @@ def test_batch_requests_wait_for_interactive_ones_and_users_take_turns(start, fe
 def test_batch_requests_take_no_room_from_interactive_ones(start, features: Make) -> None:
     orchestrator, engine, _ = start(max_in_flight=2)
     engine.gate.clear()
-    futures = [orchestrator.submit(features(number, 5), priority="batch") for number in range(2)]
+    futures = [ask(orchestrator, features(number, 5), priority="batch") for number in range(2)]
     with pytest.raises(QueueFull):
-        orchestrator.submit(features(8, 5), priority="batch")
-    futures += [orchestrator.submit(features(number, 5)) for number in range(2)]
+        ask(orchestrator, features(8, 5), priority="batch")
+    futures += [ask(orchestrator, features(number, 5)) for number in range(2)]
     with pytest.raises(QueueFull):
-        orchestrator.submit(features(9, 5))
+        ask(orchestrator, features(9, 5))
     engine.gate.set()
     assert all(future.result(60) for future in futures)
 
@@ -219,7 +221,7 @@ def test_cancelling_between_slices_drops_the_slices_that_have_not_begun(start, f
     orchestrator, engine, _ = start()
     engine.gate.clear()
     cancelled = threading.Event()
-    future = orchestrator.submit(features(1, 200), cancelled=cancelled)
+    future = ask(orchestrator, features(1, 200), cancelled=cancelled)
     assert engine.entered.acquire(timeout=60)
     cancelled.set()
     assert not future.done(), "an executor still reads its features"
@@ -235,7 +237,7 @@ def test_slices_of_one_request_run_on_all_executors_and_each_request_encodes(
     orchestrator, engine, _ = start(executors=2)
     engine.gate.clear()
     requests = [features(1, 200), features(2, 200)]
-    futures = [orchestrator.submit(requests[0])]
+    futures = [ask(orchestrator, requests[0])]
     engine.gated = {"score"}
     for _ in range(3):
         assert engine.entered.acquire(timeout=60)
@@ -245,7 +247,7 @@ def test_slices_of_one_request_run_on_all_executors_and_each_request_encodes(
     engine.gate.clear()
     engine.gated = {"encode"}
     engine.log.clear()
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     while len(engine.log) < 2:
         assert engine.entered.acquire(timeout=60)
     assert [kind for kind, _ in engine.log] == ["encode", "encode"], "there is a state for each executor"
@@ -267,8 +269,8 @@ def test_a_request_is_answered_only_when_no_executor_works_on_it_any_more(start,
         return False
 
     engine.fails = first_fails_while_second_runs
-    future = orchestrator.submit(features(1, 128))
-    bystander = orchestrator.submit(features(2, 5))
+    future = ask(orchestrator, features(1, 128))
+    bystander = ask(orchestrator, features(2, 5))
     assert bystander.result(60).launches == 1, "the executor whose launch failed goes on"
     assert not future.done()
     hold.set()
@@ -279,11 +281,11 @@ def test_a_request_is_answered_only_when_no_executor_works_on_it_any_more(start,
 def test_cancelled_requests_take_no_room_in_a_shared_launch(start, features: Make) -> None:
     orchestrator, engine, _ = start((1, 4))
     engine.gate.clear()
-    running = orchestrator.submit(features(0, 5))
+    running = ask(orchestrator, features(0, 5))
     assert engine.entered.acquire(timeout=60)
     cancelled = threading.Event()
-    gone = [orchestrator.submit(features(number, 5), cancelled=cancelled) for number in (1, 2, 3)]
-    kept = orchestrator.submit(features(4, 5))
+    gone = [ask(orchestrator, features(number, 5), cancelled=cancelled) for number in (1, 2, 3)]
+    kept = ask(orchestrator, features(4, 5))
     cancelled.set()
     engine.gate.set()
     assert running.result(60).launches == kept.result(60).launches == 1
@@ -303,7 +305,7 @@ def test_a_failed_launch_fails_the_requests_in_it_and_nobody_else(
         return kind != "encode" and bool(np.isin(views.candidates[:, :, 0], list(marked)).any())
 
     engine.fails = holds_a_marked_candidate
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     failed = 0
     for number, (request, future) in enumerate(zip(requests, futures, strict=True)):
         error = future.exception(60)
@@ -319,14 +321,14 @@ def test_a_failed_launch_fails_the_requests_in_it_and_nobody_else(
     assert "0xdeadbeef" in caplog.text
     engine.fails = lambda kind, buffers: False
     again = features(77, 200)
-    np.testing.assert_array_equal(orchestrator.submit(again).result(60).scores, expected(again))
+    np.testing.assert_array_equal(ask(orchestrator, again).result(60).scores, expected(again))
 
 
 def test_a_failed_encode_fails_the_request_without_scoring(start, features: Make) -> None:
     orchestrator, engine, _ = start(executors=2)
     engine.fails = lambda kind, buffers: kind == "encode"
     with pytest.raises(ExecutionError, match="encode"):
-        orchestrator.submit(features(1, 200)).result(60)
+        ask(orchestrator, features(1, 200)).result(60)
     assert "score" not in {kind for kind, _ in engine.log}
 
 
@@ -335,29 +337,29 @@ def test_a_planner_that_fails_fails_its_requests_only(start, features: Make, exp
     original = orchestrator._schedule._batching._planner
     orchestrator._schedule._batching._planner = lambda *args: 1 / 0
     with pytest.raises(ExecutionError, match="ZeroDivisionError"):
-        orchestrator.submit(features(1, 5)).result(60)
+        ask(orchestrator, features(1, 5)).result(60)
     orchestrator._schedule._batching._planner = original
     request = features(2, 5)
-    np.testing.assert_array_equal(orchestrator.submit(request).result(60).scores, expected(request))
+    np.testing.assert_array_equal(ask(orchestrator, request).result(60).scores, expected(request))
 
 
 def test_closing_finishes_what_can_be_finished(start, features: Make, expected: Expected) -> None:
     orchestrator, _, _ = start(executors=2, max_in_flight=100)
     requests = sample(features, 60)
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     assert orchestrator.close(60.0) == 0
     for request, future in zip(requests, futures, strict=True):
         assert future.done()
         np.testing.assert_array_equal(future.result().scores, expected(request))
     with pytest.raises(ShuttingDown):
-        orchestrator.submit(features(1, 1))
+        ask(orchestrator, features(1, 1))
 
 
 def test_closing_while_busy_answers_everyone_and_counts_the_cut(start, features: Make, expected: Expected) -> None:
     orchestrator, engine, _ = start(executors=2, max_in_flight=100)
     engine.gate.clear()
     requests = sample(features, 40)
-    futures = [orchestrator.submit(request) for request in requests]
+    futures = [ask(orchestrator, request) for request in requests]
     assert engine.entered.acquire(timeout=60)
     opening = threading.Thread(target=open_when_stopped, args=(orchestrator, engine.gate))
     opening.start()
@@ -380,7 +382,7 @@ def test_closing_does_not_wait_for_ever_for_an_engine_that_hangs(
     monkeypatch.setattr("flame.orchestrator.pool._LAST_LAUNCH_S", 0.05)
     orchestrator, engine, _ = start()
     engine.gate.clear()
-    stuck = orchestrator.submit(features(1, candidates))
+    stuck = ask(orchestrator, features(1, candidates))
     assert engine.entered.acquire(timeout=60)
     assert orchestrator.close(0.0) == 1
     assert orchestrator.running
@@ -405,7 +407,7 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
         deadline = time.monotonic() + 0.0005 if number % 7 == 0 else None
         slots.acquire()
         try:
-            future = orchestrator.submit(request, deadline=deadline, cancelled=cancelled)
+            future = ask(orchestrator, request, deadline=deadline, cancelled=cancelled)
         except QueueFull:
             slots.release()
             outcomes["QueueFull"] = outcomes.get("QueueFull", 0) + 1

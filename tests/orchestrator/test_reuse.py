@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flame.errors import DeadlineExceeded, ExecutionError, FlameError, RequestCancelled
@@ -18,6 +18,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features
 from tests.faulty_engine import until
+from tests.orchestrator.asking import ask
 
 Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
@@ -50,7 +51,7 @@ def kinds(engine) -> list[str]:
 def test_a_second_request_with_the_same_history_is_only_scored(start, page: Make, expected: Expected) -> None:
     orchestrator, engine, metrics = start(keep_states=4)
     asked = [page(1, seed, size) for seed, size in enumerate([5, 200, 64])]
-    scored = [orchestrator.submit(request).result(60) for request in asked]
+    scored = [ask(orchestrator, request).result(60) for request in asked]
     for request, one in zip(asked, scored, strict=True):
         np.testing.assert_array_equal(one.scores, expected(request))
     assert [one.reused for one in scored] == [False, True, True]
@@ -65,7 +66,7 @@ def test_other_histories_and_other_scenarios_are_not_reused(start, page: Make, e
     view.header[0, SCENARIO] = (view.header[0, SCENARIO] + 1) % 4
     other = replace(other, fingerprint=b"the same events in another scenario")
     for request in (page(1, 1), page(2, 2), other):
-        scored = orchestrator.submit(request).result(60)
+        scored = ask(orchestrator, request).result(60)
         np.testing.assert_array_equal(scored.scores, expected(request))
         assert not scored.reused
 
@@ -73,7 +74,7 @@ def test_other_histories_and_other_scenarios_are_not_reused(start, page: Make, e
 @pytest.mark.parametrize("settings", [{"keep_states": 0}, {"keep_states": 4, "policy": "largest-first"}])
 def test_reuse_can_be_off(start, page: Make, settings: dict[str, object]) -> None:
     orchestrator, _, metrics = start(**settings)
-    assert not any(orchestrator.submit(page(1, seed, 200)).result(60).reused for seed in range(3))
+    assert not any(ask(orchestrator, page(1, seed, 200)).result(60).reused for seed in range(3))
     assert counts(metrics) == {"hits": 0, "misses": 0, "evictions": 0, "held": 0, "bytes": 0}
 
 
@@ -82,7 +83,7 @@ def test_what_was_used_longest_ago_makes_room(start, page: Make, expected: Expec
     reused = []
     for seed, history in enumerate([1, 2, 1, 3, 1, 2]):
         request = page(history, seed, 100)
-        scored = orchestrator.submit(request).result(60)
+        scored = ask(orchestrator, request).result(60)
         np.testing.assert_array_equal(scored.scores, expected(request))
         reused.append(scored.reused)
     assert reused == [False, False, True, False, True, False]
@@ -96,12 +97,12 @@ def test_a_request_waits_for_the_encode_of_another_and_never_reads_it_half_writt
     engine.gate.clear()
     engine.gated = {"encode"}
     asked = [page(1, seed, 200) for seed in range(4)]
-    futures = [orchestrator.submit(asked[0])]
+    futures = [ask(orchestrator, asked[0])]
     assert engine.entered.acquire(timeout=60)
-    futures += [orchestrator.submit(request) for request in asked[1:]]
+    futures += [ask(orchestrator, request) for request in asked[1:]]
     other = page(2, 9)
     engine.gated = set()
-    np.testing.assert_array_equal(orchestrator.submit(other).result(60).scores, expected(other))
+    np.testing.assert_array_equal(ask(orchestrator, other).result(60).scores, expected(other))
     until(lambda: counts(metrics)["hits"] == 3)
     assert kinds(engine).count("encode") == 2
     assert not any(future.done() for future in futures)
@@ -115,10 +116,10 @@ def test_a_request_waits_for_the_encode_of_another_and_never_reads_it_half_writt
 def test_of_twins_in_the_queue_one_is_encoded_and_all_are_scored(start, page: Make, expected: Expected) -> None:
     orchestrator, engine, _ = start((1, 4), keep_states=4)
     engine.gate.clear()
-    running = orchestrator.submit(page(7, 0))
+    running = ask(orchestrator, page(7, 0))
     assert engine.entered.acquire(timeout=60)
     asked = [page(seed % 2, seed) for seed in range(8)]
-    futures = [orchestrator.submit(request) for request in asked]
+    futures = [ask(orchestrator, request) for request in asked]
     engine.gate.set()
     for request, future in zip(asked, futures, strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
@@ -133,9 +134,9 @@ def test_who_waited_for_an_encode_that_fails_encodes_itself(start, page: Make, e
     failures = iter([True])
     engine.fails = lambda kind, buffers: kind == "encode" and next(failures, False)
     asked = [page(1, seed, 100) for seed in range(4)]
-    futures = [orchestrator.submit(asked[0])]
+    futures = [ask(orchestrator, asked[0])]
     assert engine.entered.acquire(timeout=60)
-    futures += [orchestrator.submit(request) for request in asked[1:]]
+    futures += [ask(orchestrator, request) for request in asked[1:]]
     until(lambda: counts(metrics)["hits"] == 3)
     engine.gate.set()
     with pytest.raises(ExecutionError, match="encode"):
@@ -143,7 +144,7 @@ def test_who_waited_for_an_encode_that_fails_encodes_itself(start, page: Make, e
     for request, future in zip(asked[1:], futures[1:], strict=True):
         np.testing.assert_array_equal(future.result(60).scores, expected(request))
     again = page(1, 9, 100)
-    scored = orchestrator.submit(again).result(60)
+    scored = ask(orchestrator, again).result(60)
     np.testing.assert_array_equal(scored.scores, expected(again))
     assert scored.reused, "an encode that went well is kept after one that failed"
 
@@ -153,21 +154,21 @@ def test_an_encode_that_fails_leaves_nothing_to_find(start, page: Make) -> None:
     engine.fails = lambda kind, buffers: kind == "encode"
     for seed in range(5):
         with pytest.raises(ExecutionError):
-            orchestrator.submit(page(1, seed, 100)).result(60)
+            ask(orchestrator, page(1, seed, 100)).result(60)
     assert counts(metrics) == {"hits": 0, "misses": 5, "evictions": 0, "held": 0, "bytes": 0}
 
 
 def test_a_state_that_was_read_by_a_launch_that_failed_is_not_used_again(start, page: Make, expected: Expected) -> None:
     orchestrator, engine, metrics = start(keep_states=4)
-    orchestrator.submit(page(1, 0)).result(60)
+    ask(orchestrator, page(1, 0)).result(60)
     assert counts(metrics)["held"] == 1
     engine.fails = lambda kind, buffers: kind == "score"
     with pytest.raises(ExecutionError):
-        orchestrator.submit(page(1, 1)).result(60)
+        ask(orchestrator, page(1, 1)).result(60)
     assert counts(metrics)["held"] == 0
     engine.fails = lambda kind, buffers: False
     request = page(1, 2)
-    scored = orchestrator.submit(request).result(60)
+    scored = ask(orchestrator, request).result(60)
     np.testing.assert_array_equal(scored.scores, expected(request))
     assert not scored.reused
 
@@ -179,11 +180,11 @@ def test_giving_up_while_waiting_for_an_encode_disturbs_nobody(
     orchestrator, engine, metrics = start(keep_states=4)
     engine.gate.clear()
     asked = [page(1, seed, 100) for seed in range(3)]
-    futures, gone = [orchestrator.submit(asked[0])], threading.Event()
+    futures, gone = [ask(orchestrator, asked[0])], threading.Event()
     assert engine.entered.acquire(timeout=60)
     deadline = time.monotonic() + 0.02 if late else None
-    futures.append(orchestrator.submit(asked[1], cancelled=gone, deadline=deadline))
-    futures.append(orchestrator.submit(asked[2]))
+    futures.append(ask(orchestrator, asked[1], cancelled=gone, deadline=deadline))
+    futures.append(ask(orchestrator, asked[2]))
     time.sleep(0.03)
     if not late:
         gone.set()
@@ -201,10 +202,10 @@ def test_a_client_that_goes_while_its_history_is_encoded_leaves_it_to_those_who_
     orchestrator, engine, metrics = start(executors=2, keep_states=4)
     engine.gate.clear()
     gone = threading.Event()
-    first = orchestrator.submit(page(1, 0, 100), cancelled=gone)
+    first = ask(orchestrator, page(1, 0, 100), cancelled=gone)
     assert engine.entered.acquire(timeout=60)
     request = page(1, 1, 100)
-    second = orchestrator.submit(request)
+    second = ask(orchestrator, request)
     until(lambda: counts(metrics)["hits"] == 1)
     gone.set()
     engine.gate.set()
@@ -217,7 +218,7 @@ def test_a_client_that_goes_while_its_history_is_encoded_leaves_it_to_those_who_
 def test_closing_drops_every_state(start, page: Make) -> None:
     orchestrator, _, metrics = start(keep_states=4)
     for history in range(3):
-        orchestrator.submit(page(history, history, 100)).result(60)
+        ask(orchestrator, page(history, history, 100)).result(60)
     assert counts(metrics)["held"] == 3
     orchestrator.close()
     assert (counts(metrics)["held"], counts(metrics)["bytes"]) == (0, 0)
@@ -235,8 +236,8 @@ def test_many_clients_few_histories_few_states_and_every_kind_of_trouble(start, 
 
     def client(number: int) -> str:
         request, gone = asked[number % 60], threading.Event()
-        future = orchestrator.submit(
-            request, cancelled=gone, deadline=time.monotonic() + 0.002 if number % 17 == 0 else None
+        future = ask(
+            orchestrator, request, cancelled=gone, deadline=time.monotonic() + 0.002 if number % 17 == 0 else None
         )
         if number % 13 == 0:
             gone.set()
@@ -261,4 +262,4 @@ def test_a_pool_of_its_own_for_every_orchestrator(start, page: Make) -> None:
     for _ in range(2):
         orchestrator, _, _ = start(keep_states=4)
         assert isinstance(orchestrator, Orchestrator)
-        assert not orchestrator.submit(page(1, 1, 100)).result(60).reused
+        assert not ask(orchestrator, page(1, 1, 100)).result(60).reused

@@ -20,6 +20,7 @@ from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features
+from tests.orchestrator.asking import nobody
 
 Make = Callable[..., Features]
 
@@ -36,7 +37,7 @@ def queue(start) -> Callable[..., Schedule]:
 
 
 def ticket(features: Features, deadline: float | None = None, **whose: Any) -> Ticket:
-    return Ticket(features, 2, submitted=time.monotonic(), deadline=deadline, cancelled=None, **whose)
+    return Ticket(features, nobody, submitted=time.monotonic(), deadline=deadline, cancelled=None, **whose)
 
 
 def take(schedule: Schedule) -> Job:
@@ -171,11 +172,11 @@ def test_who_withdraws_is_answered_at_once(queue, features: Make, planned: bool)
     if planned:
         jobs.append(take(schedule))
         finish(schedule, jobs.pop())
-    schedule.withdraw(sliced.future, RequestCancelled("gone"))
+    schedule.withdraw(sliced, RequestCancelled("gone"))
     assert schedule.pop_settled() == [sliced]
     assert schedule.take(time.monotonic()) is None
-    schedule.withdraw(sliced.future, RequestCancelled("gone"))
-    schedule.withdraw(whole.future, RequestCancelled("gone"))
+    schedule.withdraw(sliced, RequestCancelled("gone"))
+    schedule.withdraw(whole, RequestCancelled("gone"))
     assert schedule.pop_settled() == [], "a launch still reads its features"
     finish(schedule, jobs[0])
     assert schedule.pop_settled() == [whole]

@@ -15,6 +15,7 @@ import pytest
 from flame.errors import FlameError
 from flame.orchestrator.timeline import LaunchSpan, Recording, Timeline
 from flame.records import Features
+from tests.orchestrator.asking import ask
 
 Make = Callable[..., Features]
 
@@ -47,7 +48,7 @@ def test_every_request_and_every_launch_is_there_once(start, features: Make) -> 
     rng = np.random.default_rng(3)
     requests = [features(int(rng.integers(0, 40)), int(rng.integers(1, 201))) for _ in range(300)]
     with ThreadPoolExecutor(4) as clients:
-        futures = list(clients.map(lambda pair: orchestrator.submit(pair[1], user=pair[0]), enumerate(requests)))
+        futures = list(clients.map(lambda pair: ask(orchestrator, pair[1], user=pair[0]), enumerate(requests)))
     scored = [future.result(60) for future in futures]
     recording = orchestrator.timeline.snapshot()
     check(recording)
@@ -68,7 +69,7 @@ def test_who_has_an_answer_is_on_the_timeline(start, features: Make) -> None:
     orchestrator, _, _ = start(executors=2)
     seen: list[Recording] = []
     for number in range(20):
-        future = orchestrator.submit(features(number, 100), request_id=str(number))
+        future = ask(orchestrator, features(number, 100), request_id=str(number))
         future.add_done_callback(lambda _: seen.append(orchestrator.timeline.snapshot()))
         future.result(60)
     for number, recording in enumerate(seen):
@@ -80,7 +81,7 @@ def test_an_error_ends_the_spans_that_it_cut_short(start, features: Make) -> Non
     orchestrator, engine, _ = start()
     engine.fails = lambda kind, buffers: True
     with pytest.raises(FlameError) as caught:
-        orchestrator.submit(features(1, 5)).result(60)
+        ask(orchestrator, features(1, 5)).result(60)
     recording = orchestrator.timeline.snapshot()
     check(recording)
     (launch,), (request,) = recording.launches, recording.requests
@@ -92,10 +93,10 @@ def test_an_error_ends_the_spans_that_it_cut_short(start, features: Make) -> Non
 def test_a_request_that_was_dropped_in_the_queue_has_no_launch(start, features: Make) -> None:
     orchestrator, engine, _ = start()
     engine.gate.clear()
-    running = orchestrator.submit(features(1, 5))
+    running = ask(orchestrator, features(1, 5))
     assert engine.entered.acquire(timeout=60)
     gone = threading.Event()
-    dropped = orchestrator.submit(features(2, 5), cancelled=gone)
+    dropped = ask(orchestrator, features(2, 5), cancelled=gone)
     gone.set()
     engine.gate.set()
     assert isinstance(dropped.exception(60), FlameError)
@@ -115,7 +116,7 @@ def test_reading_while_others_write(start, features: Make) -> None:
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(3) as clients:
-            answers = clients.map(lambda n: orchestrator.submit(requests[n % 20]).result(60), range(600))
+            answers = clients.map(lambda n: ask(orchestrator, requests[n % 20]).result(60), range(600))
             for _ in range(50):
                 check(orchestrator.timeline.snapshot())
             assert len(list(answers)) == 600
@@ -149,7 +150,7 @@ def test_reading_a_full_timeline_that_changes_all_the_time() -> None:
 def test_memory_is_bounded(start, features: Make) -> None:
     orchestrator, _, _ = start(timeline_entries=10)
     for number in range(50):
-        orchestrator.submit(features(number, 5), request_id=f"{number} " + "x" * 100_000).result(60)
+        ask(orchestrator, features(number, 5), request_id=f"{number} " + "x" * 100_000).result(60)
     recording = orchestrator.timeline.snapshot()
     assert (len(recording.launches), len(recording.requests), len(recording.queue)) == (10, 10, 20)
     assert [request.number for request in recording.requests] == list(range(40, 50))
@@ -158,13 +159,13 @@ def test_memory_is_bounded(start, features: Make) -> None:
 
 def test_nothing_is_remembered_where_that_is_asked_for(start, features: Make) -> None:
     orchestrator, _, _ = start(timeline_entries=0)
-    orchestrator.submit(features(1, 5)).result(60)
+    ask(orchestrator, features(1, 5)).result(60)
     assert orchestrator.timeline.snapshot() == Recording((), (), ())
 
 
 def test_the_last_seconds_are_what_ended_in_them(start, features: Make) -> None:
     orchestrator, _, _ = start()
-    orchestrator.submit(features(1, 5)).result(60)
+    ask(orchestrator, features(1, 5)).result(60)
     assert orchestrator.timeline.snapshot(3600.0) == orchestrator.timeline.snapshot()
     ended = orchestrator.timeline.snapshot().requests[0].ended
     while time.monotonic() <= ended:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from flame.errors import DeadlineExceeded, InvalidPriority, QueueFull, RequestError, TooManyCandidates
 from flame.orchestrator.forecast import Forecast

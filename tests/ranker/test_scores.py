@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from flame.config import Config, EngineConfig, OrchestratorConfig
 from flame.engine.package import ModelPackage

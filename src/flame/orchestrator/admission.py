@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +20,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.forecast import Forecast
 from flame.orchestrator.lane import Place
 from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.ticket import Outcome, Scored
 from flame.records import RankRequest
 from flame.schema import InputSchema
 
@@ -43,9 +42,9 @@ class Permit:
         """Gives the permit back; the second call and later ones do nothing. Any thread."""
         self._admission._leave(self)
 
-    def learn(self, scored: Future[Scored]) -> None:
+    def learn(self, outcome: Outcome) -> None:
         """Lets later predictions learn from what became of the request, which has ended. Called before `release`."""
-        self._admission._learn(self.place, scored)
+        self._admission._learn(self.place, outcome)
 
     def __enter__(self) -> Self:
         return self
@@ -150,12 +149,11 @@ class Admission:
         cost_ms = self._profiles.predict(self._events(request), candidates)
         return self._forecast.place(request.user, request.priority, cost_ms, now)
 
-    def _learn(self, place: Place, scored: Future[Scored]) -> None:
-        error = scored.exception()
+    def _learn(self, place: Place, outcome: Outcome) -> None:
         with self._changed:
-            if error is None:
-                self._forecast.answered(place, scored.result(), self._clock())
-            elif isinstance(error, DeadlineExceeded):
+            if isinstance(outcome, Scored):
+                self._forecast.answered(place, outcome, self._clock())
+            elif isinstance(outcome, DeadlineExceeded):
                 self._forecast.missed(place, self._clock())
 
     def _leave(self, permit: Permit) -> None:

@@ -10,9 +10,8 @@ class Job:
     """A planned launch with its requests. `parts` are those that still take part, known when it begins: then it scores
     `candidates` and has room for `slots` of them, which are 0 for an encode.
 
-    `seats` names for each slice its ticket, and the ticket's round of planning: a ticket that was planned anew since
-    has no part in it. `device` is the place of the device that runs it. `waits` counts the launches that must end
-    before this one, of this plan and of earlier ones.
+    `seats` are the parts as they were planned. `device` is the place of the device that runs it. `waits` counts the
+    launches that must end before this one, of this plan and of earlier ones.
     """
 
     __slots__ = ("candidates", "dependents", "device", "launch", "number", "parts", "seats", "slots", "waits")
@@ -21,7 +20,10 @@ class Job:
         self.number = number
         self.device = device
         self.launch = launch
-        self.seats = [(ticket, ticket.round) for ticket in tickets]
+        self.seats = [
+            Part(ticket, piece.start, piece.stop, ticket.round)
+            for ticket, piece in zip(tickets, launch.slices, strict=True)
+        ]
         self.waits = 0
         self.dependents: list[Job] = []
         self.parts: list[Part] = []
@@ -38,18 +40,14 @@ class Job:
 
     def tickets(self) -> set[Ticket]:
         """The requests that were to take part when it was planned and have not been planned anew."""
-        return {ticket for ticket, planned in self.seats if ticket.round == planned}
+        return {part.ticket for part in self.seats if part.ticket.round == part.round}
 
     def seat(self) -> None:
         """Fixes `parts`: the slices of requests that have no error. They are what the launch is counted by."""
-        self.parts = [
-            Part(ticket, piece.start, piece.stop)
-            for (ticket, planned), piece in zip(self.seats, self.launch.slices, strict=True)
-            if not ticket.error and ticket.round == planned
-        ]
+        self.parts = [part for part in self.seats if part.counts]
         if self.launch.kind != "encode":
             profile = self.launch.profile
-            self.candidates = sum([stop - start for _, start, stop in self.parts])
+            self.candidates = sum([part.stop - part.start for part in self.parts])
             self.slots = profile.users * profile.candidates
 
     def requests(self) -> set[Ticket]:

@@ -30,7 +30,7 @@ from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.post import Post
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.supervise import Supervisor, no_executor
-from flame.orchestrator.ticket import Scored, Ticket
+from flame.orchestrator.ticket import Done, Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
 
@@ -100,24 +100,26 @@ class Orchestrator:
     def submit(
         self,
         features: Features,
+        done: Done,
         *,
         user: int | None = None,
         priority: Priority = "interactive",
         deadline: float | None = None,
         cancelled: threading.Event | None = None,
         request_id: str = "",
-    ) -> Future[Scored]:
-        """Queues a request; `features` must stay as they are until the future ends, and nobody reads them after that.
+    ) -> Ticket:
+        """Queues a request; `features` must stay as they are until it ends, and nobody reads them after that.
 
-        Requests of one `user` take turns with those of others; those without one are as of one user. `request_id` names
-        it on the timeline. Setting `cancelled` drops what has not begun, before it would begin, and `withdraw` drops it
-        at once; cancelling the future itself does nothing. The future raises `DeadlineExceeded`, `RequestCancelled`,
-        `ExecutionError`, `EngineFailed` or `ShuttingDown`; `submit` itself, at once, `QueueFull`, `ShuttingDown`,
-        `EngineFailed`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`.
+        `done` is called once with what it ends in: `Scored`, or a `DeadlineExceeded`, `RequestCancelled`,
+        `ExecutionError`, `EngineFailed` or `ShuttingDown`; on the thread that ends it, mostly the one that ran its last
+        launch, so it should be short. Requests of one `user` take turns with those of others; those without one are as
+        of one user. `request_id` names it on the timeline. Setting `cancelled` drops what has not begun, before it
+        would begin, and `withdraw`, given the ticket, drops it at once. Raises `QueueFull`, `ShuttingDown`,
+        `EngineFailed`, `InvalidCandidates`, `TooManyCandidates` or `HistoryTooLong`; then `done` is not called.
         """
         ticket = Ticket(
             features,
-            self._tasks,
+            done,
             submitted=time.monotonic(),
             deadline=deadline,
             cancelled=cancelled,
@@ -135,14 +137,14 @@ class Orchestrator:
             if (before := self._schedule.before(priority)) >= self._limit:
                 raise QueueFull(f"{before} requests are in the queue or running; try again later")
             self._schedule.add(ticket)
-            self._mark_queue(time.monotonic())
-            self._work[self._schedule.caller(ticket)].notify()
-        return ticket.future
+            if (device := self._schedule.caller(ticket)) is not None:
+                self._work[device].notify()
+        return ticket
 
-    def withdraw(self, future: Future[Scored]) -> None:
-        """Ends the request with that future at once, unless a launch of it runs; then, after that. Any thread."""
+    def withdraw(self, ticket: Ticket) -> None:
+        """Ends a request at once, unless a launch of it runs; then, after that. Any thread."""
         with self._lock:
-            self._schedule.withdraw(future, RequestCancelled("the client went away before the work was done"))
+            self._schedule.withdraw(ticket, RequestCancelled("the client went away before the work was done"))
         self._answer()
 
     def close(self, drain_s: float = 0.0) -> int:
@@ -188,16 +190,20 @@ class Orchestrator:
         device = post.device
         while True:
             with self._lock:
-                patience = self._schedule.patience(time.monotonic(), device)
-                self._work[device].wait_for(lambda: self._schedule.has_work(device) or self._stopped, patience)
                 now = time.monotonic()
+                if not self._schedule.has_work(device) and not self._stopped:
+                    patience = self._schedule.patience(now, device)
+                    self._work[device].wait_for(lambda: self._schedule.has_work(device) or self._stopped, patience)
+                    now = time.monotonic()
+                self._mark_queue(now)
                 job = self._schedule.take(now, device)
                 if job:
                     self._supervisor.launch(post, job, now)
                 self._mark_queue(now)
                 self._wake()
                 stopped = self._stopped
-            self._answer()
+                ended = self._settled()
+            self._tell(ended)
             if job or stopped:
                 return job
 
@@ -208,7 +214,8 @@ class Orchestrator:
         with self._lock:
             self._schedule.finish(job, began=post.began, ended=ended, error=error)
             self._supervisor.launched(post, error)
-        self._answer()
+            over = self._settled()
+        self._tell(over)
 
     def _book(self, post: Post, job: Job, ended: float, error: FlameError | None) -> None:
         """Writes down a launch that has ended, or was given up."""
@@ -221,7 +228,7 @@ class Orchestrator:
     def _wake(self) -> None:
         """Wakes one executor of each device that has something to look at. Under the lock."""
         for device, work in enumerate(self._work):
-            if self._schedule.has_work(device):
+            if self._schedule.devices[device].idle and self._schedule.has_work(device):
                 work.notify()
 
     def _count(self, job: Job) -> None:
@@ -232,11 +239,19 @@ class Orchestrator:
         self.timeline.queued(now, self._schedule.pending, self._schedule.waiting)
 
     def _answer(self) -> None:
-        """Answers the requests that have ended, outside the lock: what waits for them may call back."""
+        """Answers the requests that have ended."""
         with self._lock:
-            ended = self._schedule.pop_settled()
-            if not self._schedule.alive:
-                self._over.notify_all()
+            ended = self._settled()
+        self._tell(ended)
+
+    def _settled(self) -> list[Ticket]:
+        """The requests that have ended and are not answered yet, which the caller does. Under the lock."""
+        if self._closing and not self._schedule.alive:
+            self._over.notify_all()
+        return self._schedule.pop_settled()
+
+    def _tell(self, ended: list[Ticket]) -> None:
+        """Answers requests, outside the lock: what waits for them may call back."""
         for ticket in ended:
             if isinstance(ticket.error, RefusedError):
                 self._metrics.refused.labels("queue", ticket.error.kind, ticket.priority).inc()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future
 from operator import attrgetter
 
 from flame.errors import FlameError
@@ -20,7 +19,7 @@ from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import Planner
 from flame.orchestrator.queue import RequestQueue
-from flame.orchestrator.ticket import Scored, Ticket
+from flame.orchestrator.ticket import Ticket
 from flame.records import Priority
 
 
@@ -38,7 +37,7 @@ class Schedule:
         self._batching = Batching(self.devices, self._pending, planner, self._fail)
         self._changes = 0
         self._settled: list[Ticket] = []
-        self._tickets: dict[Future[Scored], Ticket] = {}
+        self._tickets: dict[Ticket, None] = {}
         self._crowd = Crowd()
 
     @property
@@ -65,12 +64,14 @@ class Schedule:
         own = self.devices[device]
         return own.has_ready or (bool(self._pending) and own.seen != self._changes)
 
-    def caller(self, ticket: Ticket) -> int:
-        """The device to wake for a new request: an idle one that has its history, else the one that is idle most."""
+    def caller(self, ticket: Ticket) -> int | None:
+        """The device to wake for a new request: an idle one that has its history, else the one that is idle most; None
+        where none is."""
         if len(self.devices) == 1:
-            return 0
+            return 0 if self.devices[0].idle else None
         wanted = [(device.idle > 0 and device.reuse.has(ticket), device.idle) for device in self.devices]
-        return wanted.index(max(wanted))
+        best = max(wanted)
+        return wanted.index(best) if best[1] else None
 
     def patience(self, now: float, device: int = 0) -> float | None:
         """Seconds after which `take` should look again at what it left, for company or another device; None where it
@@ -80,16 +81,15 @@ class Schedule:
 
     def add(self, ticket: Ticket) -> None:
         """Queues an accepted request."""
-        self._tickets[ticket.future] = ticket
+        self._tickets[ticket] = None
         self._crowd.add(ticket.priority)
         self._pending.push(ticket)
         self._company.came(ticket.submitted)
         self._changes += 1
 
-    def withdraw(self, future: Future[Scored], error: FlameError) -> None:
-        """Drops what has not begun of the request with that future, unless it has ended."""
-        ticket = self._tickets.get(future)
-        if ticket is not None and not ticket.error:
+    def withdraw(self, ticket: Ticket, error: FlameError) -> None:
+        """Drops what has not begun of a request, unless it has ended."""
+        if ticket in self._tickets and not ticket.error:
             self._fail(ticket, error)
 
     def drop_late(self, now: float) -> None:
@@ -136,7 +136,8 @@ class Schedule:
             ticket.launches += 1
             ticket.ended = max(ticket.ended, ended)
             ticket.error = ticket.error or error
-            device.reuse.ended(ticket, job.launch.kind, sound=error is None)
+            if ticket.held is not None:
+                device.reuse.ended(ticket, job.launch.kind, sound=error is None)
             self._settle_if_over(ticket)
         device.unblock(job)
 
@@ -181,9 +182,7 @@ class Schedule:
     def cut(self, error: FlameError) -> int:
         """Fails every request that has work not begun; those whose last launches run may finish. How many were cut."""
         cut = [
-            ticket
-            for ticket in self._tickets.values()
-            if not ticket.error and (not ticket.left or ticket.left > ticket.running)
+            ticket for ticket in self._tickets if not ticket.error and (not ticket.left or ticket.left > ticket.running)
         ]
         for ticket in cut:
             self._fail(ticket, error)
@@ -192,7 +191,7 @@ class Schedule:
 
     def abandon(self, error: FlameError) -> int:
         """Fails all that is left, also what seems to run: no executor comes back for it. How many had no error yet."""
-        left = list(self._tickets.values())
+        left = list(self._tickets)
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
@@ -209,7 +208,7 @@ class Schedule:
 
     def _of(self, device: int) -> list[Ticket]:
         """The requests that are planned for a device, oldest first."""
-        return sorted((one for one in self._tickets.values() if one.device == device), key=attrgetter("submitted"))
+        return sorted((one for one in self._tickets if one.device == device), key=attrgetter("submitted"))
 
     def _begin(self, job: Job, now: float) -> bool:
         """Drops who need not be served any more; whether anybody is left to run it for."""
@@ -222,15 +221,16 @@ class Schedule:
         job.seat()
         for ticket in job.requests():
             ticket.running += 1
-            ticket.started = now if ticket.started is None else ticket.started
+            if ticket.started is None:
+                ticket.started = now
         device.idle -= bool(job.parts)
         return bool(job.parts)
 
     def _charge(self, job: Job, spent_ms: float) -> None:
         """Divides the time of a launch among its requests, by candidates; encoding, by heads."""
-        weights = [max(1, part.stop - part.start) for part in job.parts]
-        for part, weight in zip(job.parts, weights, strict=True):
-            part.ticket.spent_ms += spent_ms * weight / sum(weights)
+        each = spent_ms / (job.candidates or len(job.parts))
+        for ticket, start, stop, _ in job.parts:
+            ticket.spent_ms += each * (stop - start or 1)
 
     def _fail(self, ticket: Ticket, error: FlameError) -> None:
         ticket.error = error
@@ -245,7 +245,7 @@ class Schedule:
         if ticket.settled:
             return
         ticket.settled = True
-        del self._tickets[ticket.future]
+        del self._tickets[ticket]
         self._crowd.add(ticket.priority, -1)
         self._pending.remove(ticket)
         if ticket.device is not None:

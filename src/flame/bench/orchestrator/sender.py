@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 
@@ -17,7 +16,7 @@ from flame.bench.orchestrator.traffic import Traffic
 from flame.errors import FlameError
 from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.ticket import Outcome, Scored
 
 _REHEARSALS = 5000
 _SET_TIMER_SLACK = 29
@@ -78,22 +77,20 @@ class Sender:
             return
         self._record.accepted[index] = True
         try:
-            future = self._orchestrator.submit(features, deadline=deadline, user=request.user)
+            answered = partial(self._answered, index, permit)
+            self._orchestrator.submit(features, answered, deadline=deadline, user=request.user)
         except FlameError as error:
             permit.release()
             self._refused(index, error)
-        else:
-            future.add_done_callback(partial(self._answered, index, permit))
 
-    def _answered(self, index: int, permit: Permit, future: Future[Scored]) -> None:
+    def _answered(self, index: int, permit: Permit, outcome: Outcome) -> None:
         """On the thread that ran the last launch, where a `Ranker` makes its response."""
         now = time.monotonic() - self._start
-        error = future.exception()
-        if error is None:
-            self._record.scored(index, now, future.result())
+        if isinstance(outcome, Scored):
+            self._record.scored(index, now, outcome)
         else:
-            self._record.failed(index, now, getattr(error, "kind", type(error).__name__))
-        permit.learn(future)
+            self._record.failed(index, now, outcome.kind)
+        permit.learn(outcome)
         permit.release()
         self._ended()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from flame.bench.orchestrator.traffic import Traffic
 from flame.bench.timing import interleaved
 from flame.engine.backends.base import Engine
 from flame.engine.sampling import random_words
+from flame.errors import FlameError
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.ticket import Outcome, Scored
+from flame.records import Features
 
 LEARNING = 60
 """Pairs of requests that are not measured: the orchestrator learns that histories come again."""
@@ -36,9 +39,18 @@ def _ask(orchestrator: Orchestrator, traffic: Traffic, users: Iterator[int], pai
     """One request after the other, each user twice."""
     answers = []
     for user in itertools.islice(users, pairs):
-        first, second = (orchestrator.submit(traffic.submission(turn, user).features).result() for turn in (0, 1))
+        first, second = (_scored(orchestrator, traffic.submission(turn, user).features) for turn in (0, 1))
         answers.append((first, second))
     return answers
+
+
+def _scored(orchestrator: Orchestrator, features: Features) -> Scored:
+    ended: Future[Outcome] = Future()
+    orchestrator.submit(features, ended.set_result)
+    outcome = ended.result()
+    if isinstance(outcome, FlameError):
+        raise outcome
+    return outcome
 
 
 def _row(
