@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 from msgspec.structs import replace
 
 from flame.config import Config
@@ -29,20 +27,18 @@ from flame.engine.backends.base import Engine
 from flame.engine.build import build_all
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec
-from flame.errors import ExecutionError, FlameError, RequestCancelled, ShuttingDown
 from flame.features.pipeline import FeaturePipeline
 from flame.features.store import open_store
 from flame.features.store.base import FeatureStore
 from flame.features.validate import check
+from flame.in_flight import Answer, InFlight, Station
 from flame.metrics import Metrics
-from flame.orchestrator.admission import Permit
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.profiles import default_profiles
-from flame.orchestrator.ticket import Outcome, Scored, Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.orchestrator.workers import Workers
-from flame.records import FeatureCounts, Features, RankRequest, RankResponse, Scores
-from flame.statistics import Ledger, Marks, Statistics
+from flame.records import RankRequest, RankResponse
+from flame.statistics import Ledger, Statistics
 
 _log = logging.getLogger(__name__)
 
@@ -50,20 +46,6 @@ _DEFAULTS = Config()
 
 _LAST_GATHER_S = 5.0
 """How long `close` waits for the feature store, beyond the drain: nothing can interrupt it."""
-
-
-class Answer(Future[RankResponse]):
-    """The response to come. `cancel` ends it at once for who waits, and drops the work that has not begun."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropped = threading.Event()
-
-    def cancel(self) -> bool:
-        cancelled = super().cancel()
-        if cancelled:
-            self.dropped.set()
-        return cancelled
 
 
 class Ranker:
@@ -88,15 +70,17 @@ class Ranker:
         self.metrics = metrics or Metrics()
         self._features = features
         self._deadline_s = config.orchestrator.default_deadline_ms / 1e3
-        self._columns = {task.name: column for column, task in enumerate(self.spec.tasks)}
         self._orchestrator = Orchestrator(self._engines, config.orchestrator, self.metrics)
         self.timeline: Timeline = self._orchestrator.timeline
         # Requests of either priority: those of one must not wait for a thread that gathers for the other.
         self._workers = Workers(2 * config.orchestrator.max_in_flight, "flame-request", features.bind_thread)
         self._ledger = Ledger(self.metrics)
+        tasks = tuple(task.name for task in self.spec.tasks)
+        self._station = Station(
+            self.spec, self.backend, tasks, features, self._orchestrator, self._ledger, self.metrics
+        )
         self._lock = threading.Lock()
         self._closed = False
-        self._cut = 0
 
     @classmethod
     def load(
@@ -149,20 +133,20 @@ class Ranker:
         thread that launches: they should be short, and must not wait for another response.
         """
         began = time.monotonic()
-        check(request, self.spec.input, tuple(self._columns))
+        check(request, self.spec.input, self._station.tasks)
         if request.deadline is None and self._deadline_s:
             request = replace(request, deadline=began + self._deadline_s)
         self._orchestrator.check()
         permit = self._orchestrator.admission.admit(request)
         if permit.truncated:
             request = replace(request, candidates=request.candidates[: permit.candidates])
-        answer = Answer()
+        in_flight = InFlight(self._station, request, permit, began)
         try:
-            self._workers.submit(partial(self._gather, request, permit, answer, began))
+            self._workers.submit(in_flight.gather)
         except BaseException:
             permit.release()
             raise
-        return answer
+        return in_flight.answer
 
     @property
     def device(self) -> str:
@@ -199,112 +183,13 @@ class Ranker:
         else:
             for engine in self._engines:
                 engine.close()
-        return self._cut
+        return self._ledger.cut
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def _gather(self, request: RankRequest, permit: Permit, answer: Answer, began: float) -> None:
-        """The first half of the path, on a worker: up to the queue. Whatever happens, answer and permit end."""
-        admitted = time.monotonic()
-        features = None
-        try:
-            if answer.dropped.is_set():
-                raise RequestCancelled("the client went away before the work was started")
-            features = self._features.gather(request)
-            marks = Marks(began, admitted, time.monotonic())
-            ticket = self._orchestrator.submit(
-                features,
-                partial(self._respond, request, features, permit, answer, marks),
-                user=request.user,
-                priority=request.priority,
-                deadline=request.deadline,
-                cancelled=answer.dropped,
-                request_id=request.request_id,
-            )
-        except BaseException as error:
-            self._give_back(features, permit)
-            self._fail(answer, error, began)
-        else:
-            answer.add_done_callback(partial(self._withdraw, ticket))
-
-    def _withdraw(self, ticket: Ticket, answer: Future[RankResponse]) -> None:
-        """A client who has gone leaves the queue at once, on the thread that says so."""
-        if answer.cancelled():
-            self._orchestrator.withdraw(ticket)
-
-    def _respond(
-        self,
-        request: RankRequest,
-        features: Features,
-        permit: Permit,
-        answer: Answer,
-        marks: Marks,
-        outcome: Outcome,
-    ) -> None:
-        """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
-        try:
-            permit.learn(outcome)
-            self._give_back(features, permit)
-            if isinstance(outcome, FlameError):
-                raise outcome
-            response = self._response(request, features.counts, outcome, marks, permit.truncated)
-        except BaseException as error:
-            self._fail(answer, error, marks.began)
-        else:
-            self._ledger.succeeded(response)
-            if response.truncated:
-                self.metrics.truncated.inc()
-            if answer.set_running_or_notify_cancel():
-                answer.set_result(response)
-
-    def _give_back(self, features: Features | None, permit: Permit) -> None:
-        with permit:
-            if features is not None:
-                self._features.release(features)
-
-    def _response(
-        self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks, truncated: bool
-    ) -> RankResponse:
-        tasks = request.tasks or tuple(self._columns)
-        scores = _finite(scored.scores)
-        if tasks != tuple(self._columns):
-            scores = scores.take([self._columns[task] for task in tasks], axis=1)
-        return RankResponse(
-            scores=scores,
-            tasks=tasks,
-            model=self.spec.name,
-            version=self.spec.version,
-            backend=self.backend,
-            counts=counts,
-            times=marks.times(scored.queue_us, scored.compute_us, time.monotonic()),
-            launches=scored.launches,
-            history_reused=scored.reused,
-            request_id=request.request_id,
-            truncated=truncated,
-        )
-
-    def _fail(self, answer: Answer, error: BaseException, began: float) -> None:
-        if not isinstance(error, FlameError):
-            _log.error("a request failed", exc_info=error)
-        self._ledger.failed((time.monotonic() - began) * 1e6)
-        with self._lock:
-            self._cut += isinstance(error, ShuttingDown)
-        if answer.set_running_or_notify_cancel():
-            answer.set_exception(error)
-
-
-def _finite(scores: Scores) -> Scores:
-    """`scores`, unless the model gave a candidate no number: such an answer must not look like a ranking."""
-    bad = scores.size - np.count_nonzero(np.isfinite(scores))
-    if bad:
-        raise ExecutionError(
-            f"the model gave {bad} of {scores.size} scores that are not finite; check its weights with `flame validate`"
-        )
-    return scores
 
 
 def launch_threads(config: Config) -> int:

@@ -56,6 +56,8 @@ class Ledger:
         self._stages = [metrics.stage.labels(stage) for stage in STAGES]
         self._lock = threading.Lock()
         self._sums = Statistics()
+        self.cut = 0
+        """Requests that were cut off by the end of the server."""
 
     def succeeded(self, response: RankResponse) -> None:
         times, candidates = response.times, len(response.scores)
@@ -74,8 +76,9 @@ class Ledger:
             sums.times = _added(sums.times, times)
             sums.last_answer = time.time()
 
-    def failed(self, spent_us: float) -> None:
+    def failed(self, spent_us: float, *, cut: bool = False) -> None:
         with self._lock:
+            self.cut += cut
             self._sums.failed += 1
             self._sums.failed_us += spent_us
             self._sums.last_answer = time.time()

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from flame.errors import DeadlineExceeded, InvalidPriority, QueueFull, RequestError, TooManyCandidates
+from flame.in_flight import InFlight
 from flame.orchestrator.forecast import Forecast
 from flame.records import RankRequest
 from tests.ranker.parts import close_to
@@ -124,17 +125,17 @@ def test_the_first_candidates_are_scored_where_time_is_short(bench) -> None:
     assert one.metrics.registry.get_sample_value("flame_pairs_total") == 23 + 16 + 8
 
 
-def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench) -> None:
+def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench, monkeypatch) -> None:
     one = bench()
     entered, go = threading.Event(), threading.Event()
-    inner = one.ranker._gather
+    inner = InFlight.gather
 
-    def slow(*arguments: object) -> None:
+    def slow(request: InFlight) -> None:
         entered.set()
         assert go.wait(60)
-        inner(*arguments)
+        inner(request)
 
-    one.ranker._gather = slow
+    monkeypatch.setattr(InFlight, "gather", slow)
     answer = one.ranker.start(RankRequest(user=1, candidates=np.arange(1, 5)))
     assert entered.wait(60)
     answer.cancel()

@@ -28,6 +28,7 @@ from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.post import Post
+from flame.orchestrator.profiles import KINDS
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Done, Ticket
@@ -63,6 +64,13 @@ class Orchestrator:
         company_s = config.company_us / 1e6 if config.policy == "cost" else 0.0
         self._schedule = Schedule(devices, POLICIES[config.policy], company_s)
         metrics.queued.set_function(lambda: self._schedule.waiting)
+        # To find a label's counter takes longer than to count.
+        self._busy = [metrics.busy.labels(engine.device) for engine in engines]
+        self._launches = {
+            (profile, kind): metrics.launches.labels(str(profile), kind)
+            for profile in self.profiles.profiles
+            for kind in KINDS
+        }
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
@@ -222,18 +230,15 @@ class Orchestrator:
         assert post.attempt is not None
         times = (post.began, *post.attempt.times[: 1 if error else 2])
         self.timeline.launched(job, executor=post.number, device=post.name, times=times, ended=ended, error=error)
-        self._metrics.busy.labels(post.name).inc(ended - post.began)
-        self._count(job)
+        self._busy[post.device].inc(ended - post.began)
+        self._launches[job.launch.profile, job.launch.kind].inc()
+        self._metrics.padding.inc(job.slots - job.candidates)
 
     def _wake(self) -> None:
         """Wakes one executor of each device that has something to look at. Under the lock."""
         for device, work in enumerate(self._work):
             if self._schedule.devices[device].idle and self._schedule.has_work(device):
                 work.notify()
-
-    def _count(self, job: Job) -> None:
-        self._metrics.launches.labels(str(job.launch.profile), job.launch.kind).inc()
-        self._metrics.padding.inc(job.slots - job.candidates)
 
     def _mark_queue(self, now: float) -> None:
         self.timeline.queued(now, self._schedule.pending, self._schedule.waiting)

@@ -6,7 +6,7 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from flame.config import OrchestratorConfig
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
@@ -14,6 +14,7 @@ from flame.errors import ConfigError, HistoryTooLong
 from flame.orchestrator.cover import Cover, Offer
 
 Kind = Literal["rank", "encode", "score"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _SMALLEST = 64
 _LAUNCH_MS = 0.02
@@ -105,7 +106,7 @@ class Tier:
         self.shares = {users: self._share(users, limit) for users in sorted({1, *(p.users for p in costs)})}
         self._launches: dict[Kind, list[list[tuple[float, Profile | None]]]] = {
             kind: [[self._cheapest(kind, users, size) for size in self.sizes] for users in range(self.widest + 1)]
-            for kind in ("rank", "encode", "score")
+            for kind in KINDS
         }
 
         self._offers = {kind: self._offered(kind) for kind in self._launches}

@@ -123,8 +123,12 @@ class Ticket:
 
     def answer(self) -> None:
         """Tells the outcome. Called once, without the schedule's lock: what is told may take any time."""
+        done, self.done = (
+            self.done,
+            _told,
+        )  # who is told most likely holds this ticket, and would be garbage in a circle
         try:
-            self.done(self.error or self._scored())
+            done(self.error or self._scored())
         except Exception:
             _log.exception("what waited for request %d failed", self.number)
 
@@ -133,6 +137,10 @@ class Ticket:
         started = self.ended if self.started is None else self.started
         queue_us, compute_us = (started - self.submitted) * 1e6, (self.ended - started) * 1e6
         return Scored(self.scores, queue_us, compute_us, self.launches, self.reused, self.spent_ms)
+
+
+def _told(outcome: Outcome) -> None:
+    raise AssertionError("a request was told a second outcome")
 
 
 class Part(NamedTuple):
