@@ -247,8 +247,7 @@ class Ranker:
     ) -> None:
         """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
         try:
-            permit.learn(scored)
-            self._give_back(features, permit)
+            self._give_back(features, permit, scored.exception() or scored.result())
             response = self._response(request, features.counts, scored.result(), marks, permit.truncated)
         except BaseException as error:
             self._fail(answer, error, marks.began)
@@ -259,10 +258,14 @@ class Ranker:
             if answer.set_running_or_notify_cancel():
                 answer.set_result(response)
 
-    def _give_back(self, features: Features | None, permit: Permit) -> None:
-        with permit:
+    def _give_back(
+        self, features: Features | None, permit: Permit, outcome: Scored | BaseException | None = None
+    ) -> None:
+        try:
             if features is not None:
                 self._features.release(features)
+        finally:
+            permit.release(outcome)
 
     def _response(
         self, request: RankRequest, counts: FeatureCounts, scored: Scored, marks: Marks, truncated: bool

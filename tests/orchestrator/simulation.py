@@ -179,8 +179,7 @@ class Simulation:
             arrival, permit = self._waiting.pop(ticket)
             assert ticket.error is None or isinstance(ticket.error, DeadlineExceeded)
             ticket.answer()
-            permit.learn(ticket.future)
-            permit.release()
+            permit.release(ticket.error or ticket.future.result())
             ok = ticket.error is None and (ticket.deadline is None or self.now <= ticket.deadline)
             self.outcomes.append(Outcome(arrival, "ok" if ok else "late", self.now, permit.candidates * ok))
 

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,7 @@ def request(
 def answer(permit: Permit, clock: Clock, *, queue_ms: float, compute_ms: float, spent_ms: float) -> None:
     """Ends a request that came now."""
     clock.now += (queue_ms + compute_ms) / 1e3
-    scored: Future[Scored] = Future()
-    scored.set_result(Scored(np.zeros((5, 1), np.float32), queue_ms * 1e3, compute_ms * 1e3, 1, False, spent_ms))
-    permit.learn(scored)
-    permit.release()
+    permit.release(Scored(np.zeros((5, 1), np.float32), queue_ms * 1e3, compute_ms * 1e3, 1, False, spent_ms))
 
 
 def test_one_more_than_the_limit_is_refused_until_one_leaves() -> None:
@@ -174,23 +171,18 @@ def test_misses_widen_the_margin_but_not_beyond_all_measure() -> None:
     clock = Clock()
     gate = admission(limit=9, clock=clock)
     gate.admit(request())
-    missed: Future[Scored] = Future()
-    missed.set_exception(DeadlineExceeded("too late"))
     for _ in range(256 + 256):
-        with gate.admit(request()) as permit:
-            clock.now += 100.0
-            permit.learn(missed)
+        permit = gate.admit(request())
+        clock.now += 100.0
+        permit.release(DeadlineExceeded("too late"))
     with pytest.raises(DeadlineExceeded, match=r"expected in 8000\.00 ms"):
         gate.admit(request(7.9, now=clock.now))
 
 
 def test_other_errors_teach_nothing() -> None:
     gate = admission()
-    broken: Future[Scored] = Future()
-    broken.set_exception(ExecutionError("no"))
     for _ in range(1000):
-        with gate.admit(request()) as permit:
-            permit.learn(broken)
+        gate.admit(request()).release(ExecutionError("no"))
     assert gate.correction == 1.0
     gate.admit(request(1.01))
 
