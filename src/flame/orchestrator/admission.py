@@ -27,7 +27,6 @@ from flame.orchestrator.ticket import Scored
 from flame.records import RankRequest
 from flame.schema import InputSchema
 
-
 _KNOWN = 4096
 """Predictions that are kept, of histories of so many events with so many candidates."""
 
@@ -104,14 +103,14 @@ class Admission:
     def admit(self, request: RankRequest) -> Permit:
         """A permit for `request`; does not wait. Raises `ShuttingDown`, `DeadlineExceeded` or `QueueFull`."""
         with self._lock:
-            permit = self._decide(request)
-        if isinstance(permit, Permit):
-            return permit
-        self._refused(permit.kind, request.priority).inc()
+            decision = self._decide(request)
+        if isinstance(decision, Permit):
+            return decision
+        self._refused(decision.kind, request.priority).inc()
         try:
-            raise permit
+            raise decision
         finally:
-            del permit  # Its traceback holds this frame, and the two would be garbage that only the collector finds.
+            del decision  # Its traceback holds this frame: the two would be garbage that only the collector finds.
 
     def drain(self, timeout: float) -> int:
         """Refuses all from now on and waits at most `timeout` seconds for those in flight; how many are left."""
@@ -137,8 +136,7 @@ class Admission:
             if latest_ms > left_ms:
                 busy = self._forecast.crowd.total
                 return DeadlineExceeded(_NEAR_AND_BUSY if busy else _NEAR, left_ms, fitting, latest_ms, busy)
-        before = self._forecast.crowd.before(request.priority)
-        if before >= self._limit:
+        if (before := self._forecast.crowd.before(request.priority)) >= self._limit:
             return QueueFull(_FULL, before)
         self._forecast.enter(place)
         return Permit(place, fitting, fitting < candidates, self)
@@ -148,8 +146,10 @@ class Admission:
     ) -> tuple[Place, int, float]:
         """The place of `request` with as many of its candidates as can be answered in time, else with the fewest; how
         many those are, and in how many milliseconds all but a few such requests are answered."""
-        now, fewer = place.entered, len(request.candidates)
-        for fewer in self._profiles.tier(self._schema.sequence_capacity(self._events(request))).fewer(fewer):
+        now, asked = place.entered, len(request.candidates)
+        tier = self._profiles.tier(self._schema.sequence_capacity(self._events(request)))
+        fewer = asked
+        for fewer in tier.fewer(asked):
             place = self._place(request, fewer, now)
             latest_ms = self._forecast.latest_ms(place)
             if latest_ms <= left_ms:

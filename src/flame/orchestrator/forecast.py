@@ -62,7 +62,8 @@ class Forecast:
 
     def came(self, place: Place) -> None:
         """Counts a request that came, whether it is let in or not."""
-        self._largest_ms = max(place.cost_ms, self._largest_ms * _FADING)
+        faded_ms = self._largest_ms * _FADING
+        self._largest_ms = faded_ms if faded_ms > place.cost_ms else place.cost_ms
 
     def fair_ms(self, place: Place) -> float:
         """`latest_ms` of a request as large as any that came lately, where more work than that is ahead.
@@ -70,7 +71,9 @@ class Forecast:
         Were each let in by its own size, small ones would take every gap before a large one could: an overloaded
         server would answer small ones only.
         """
-        cost_ms = max(place.cost_ms, min(self._largest_ms, place.ahead_ms))
+        cost_ms = self._largest_ms if self._largest_ms < place.ahead_ms else place.ahead_ms
+        if cost_ms <= place.cost_ms:
+            return self.latest_ms(place)
         return self._latest(place, self._expected(place.ahead_ms, cost_ms))
 
     def enter(self, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+
 class Rounds:
     """Requests in flight by user. A user's first is served in the first round, their second in the second, and so on.
 
@@ -42,4 +43,7 @@ class Rounds:
 
     def ahead(self, user: int) -> float:
         """The share of all requests that is served before one more of `user`, if no others come."""
-        return sum(self._rounds[: self._held.get(user, 0) + 1]) / self.total if self.total else 0.0
+        if not self.total:
+            return 0.0
+        held = self._held.get(user, 0)
+        return (sum(self._rounds[: held + 1]) if held else self._rounds[0]) / self.total

@@ -76,25 +76,26 @@ class Sender:
         except FlameError as error:
             self._refused(index, error)
             return
-        self._record.accepted[index] = True
+        self._record.admitted(index)
         try:
             future = self._orchestrator.submit(features, deadline=deadline, user=request.user)
         except FlameError as error:
             permit.release()
             self._refused(index, error)
         else:
-            future.add_done_callback(partial(self._answered, index, permit))
+            future.add_done_callback(partial(self._ended_as, index, permit))
 
-    def _answered(self, index: int, permit: Permit, future: Future[Scored]) -> None:
+    def _ended_as(self, index: int, permit: Permit, future: Future[Scored]) -> None:
+        self._answered(index, permit, future.exception() or future.result())
+
+    def _answered(self, index: int, permit: Permit, outcome: Scored | BaseException) -> None:
         """On the thread that ran the last launch, where a `Ranker` makes its response."""
         now = time.monotonic() - self._start
-        error = future.exception()
-        if error is None:
-            self._record.scored(index, now, future.result())
+        if isinstance(outcome, Scored):
+            self._record.scored(index, now, outcome)
         else:
-            self._record.failed(index, now, getattr(error, "kind", type(error).__name__))
-        permit.learn(future)
-        permit.release()
+            self._record.failed(index, now, getattr(outcome, "kind", type(outcome).__name__))
+        permit.release(outcome)
         self._ended()
 
     def _refused(self, index: int, error: FlameError) -> None:
@@ -109,6 +110,7 @@ def own_microseconds(traffic: Traffic) -> float:
     for index in range(_REHEARSALS):
         request, _ = traffic.submission(index, index, 1.0)
         record.sending(index, 0.0, time.monotonic(), len(request.candidates))
+        record.admitted(index)
         record.scored(index, time.monotonic(), scored)
     return 1e6 * (time.thread_time() - start) / _REHEARSALS
 

@@ -36,7 +36,7 @@ def _ask(orchestrator: Orchestrator, traffic: Traffic, users: Iterator[int], pai
     """One request after the other, each user twice."""
     answers = []
     for user in itertools.islice(users, pairs):
-        first, second = (orchestrator.submit(traffic.submission(turn, user).features).result() for turn in (0, 1))
+        first, second = (orchestrator.submit(traffic.submission(turn, user)[1]).result() for turn in (0, 1))
         answers.append((first, second))
     return answers
 
