@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import pickle
 
 import grpc
 import pytest
@@ -33,3 +34,12 @@ def test_both_protocols_know_the_status(cls: type[FlameError]) -> None:
 def test_kinds_tell_the_classes_apart() -> None:
     kinds = [cls.kind for cls in CLASSES]
     assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_values_are_put_into_the_message_when_it_is_read(cls: type[FlameError]) -> None:
+    error = cls("{} candidates in {:.2f} ms", 3, 1.5)
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert str(one) == "3 candidates in 1.50 ms"
+    assert str(cls("a {} that a client sent")) == "a {} that a client sent"
+    assert str(cls()) == ""

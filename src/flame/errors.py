@@ -44,11 +44,18 @@ class FlameError(Exception):
 
     The message of a `FlameError` is shown to the client, so it names the value that was wrong and what to
     do, and never a secret or a path of the server. `kind` is the word metrics and JSON answers use.
+
+    Values given after the message are put into its `{}` when somebody reads it: an overloaded server refuses more
+    than it explains.
     """
 
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     kind: ClassVar[str] = "internal"
+
+    def __str__(self) -> str:
+        message, *values = self.args or ("",)
+        return str(message).format(*values) if values else str(message)
 
 
 class RequestError(FlameError):

@@ -95,10 +95,9 @@ class InFlight:
     def _respond(self, outcome: Outcome) -> None:
         """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
         try:
-            self._permit.learn(outcome)
             features = self._features
             assert features is not None
-            self._give_back()
+            self._give_back(outcome)
             if isinstance(outcome, FlameError):
                 raise outcome
             response = self._response(outcome, features)
@@ -111,10 +110,12 @@ class InFlight:
             if self.answer.set_running_or_notify_cancel():
                 self.answer.set_result(response)
 
-    def _give_back(self) -> None:
-        with self._permit:
+    def _give_back(self, outcome: Outcome | None = None) -> None:
+        try:
             if self._features is not None:
                 self._station.features.release(self._features)
+        finally:
+            self._permit.release(outcome)
 
     def _response(self, scored: Scored, features: Features) -> RankResponse:
         station, request = self._station, self._request

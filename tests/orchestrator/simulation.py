@@ -144,7 +144,7 @@ class Simulation:
         features = replace(self._features[permit.candidates], fingerprint=arrival.user.to_bytes(8, "little"))
         ticket = Ticket(
             features,
-            permit.learn,
+            permit.release,
             submitted=self.now,
             deadline=arrival.deadline,
             cancelled=None,
@@ -182,7 +182,6 @@ class Simulation:
             arrival, permit = self._waiting.pop(ticket)
             assert ticket.error is None or isinstance(ticket.error, DeadlineExceeded)
             ticket.answer()
-            permit.release()
             ok = ticket.error is None and (ticket.deadline is None or self.now <= ticket.deadline)
             self.outcomes.append(Outcome(arrival, "ok" if ok else "late", self.now, permit.candidates * ok))
 

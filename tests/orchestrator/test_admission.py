@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gc
 import itertools
+import pickle
+import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -72,8 +76,7 @@ def request(
 def answer(permit: Permit, clock: Clock, *, queue_ms: float, compute_ms: float, spent_ms: float) -> None:
     """Ends a request that came now."""
     clock.now += (queue_ms + compute_ms) / 1e3
-    permit.learn(Scored(np.zeros((5, 1), np.float32), queue_ms * 1e3, compute_ms * 1e3, 1, False, spent_ms))
-    permit.release()
+    permit.release(Scored(np.zeros((5, 1), np.float32), queue_ms * 1e3, compute_ms * 1e3, 1, False, spent_ms))
 
 
 def test_one_more_than_the_limit_is_refused_until_one_leaves() -> None:
@@ -96,6 +99,75 @@ def test_releasing_twice_counts_once() -> None:
     assert gate.in_flight == 1
     kept.release()
     assert gate.in_flight == 0
+
+
+def test_an_outcome_is_learned_once() -> None:
+    clock = Clock()
+    gate, once = (admission(limit=9, clock=clock) for _ in range(2))
+    scored = Scored(np.zeros((5, 1), np.float32), 0.0, 0.0, 1, spent_ms=500.0)
+    for _ in range(20):
+        permit, single = gate.admit(request()), once.admit(request())
+        single.release(scored)
+        for _ in range(3):
+            permit.release(scored)
+        silent = gate.admit(request())
+        silent.release()
+        silent.release(scored)
+    assert gate.correction == once.correction == pytest.approx(0.5)
+    assert gate._forecast._compared == once._forecast._compared
+    assert gate.in_flight == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, 0, 1, 9, 10, 11, 20]), st.integers(1, 100)), max_size=20))
+def test_a_request_is_taken_to_cost_what_its_profiles_say(asked: list[tuple[int | None, int]]) -> None:
+    sizes = [Profile(users, history, size) for users in (1, 2) for history in (10, 20) for size in (10, 100)]
+    profiles = ProfileSet(SPEC, sizes, {})
+    gate = Admission(SCHEMA, profiles, OrchestratorConfig(max_in_flight=99), Metrics())
+    for history, candidates in asked * 2:
+        events = SCHEMA.sequence_capacity(20 if history is None else history)
+        with gate.admit(request(history=history, candidates=candidates)) as permit:
+            assert permit.place.cost_ms == profiles.predict(events, candidates)
+
+
+def test_predictions_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flame.orchestrator.admission._KNOWN", 10)
+    gate = admission()
+    for candidates in [*range(1, 101)] * 2:
+        gate.admit(request(candidates=candidates)).release()
+    assert gate._cost_ms.cache_info().currsize == 10
+
+
+def test_a_refusal_is_no_garbage() -> None:
+    """Thousands of them in a second: none may wait for the collector, with the frames that it went through."""
+    gate, left = admission(), []
+    gc.disable()
+    try:
+        for late in (-1.0, 0.5):
+            try:
+                gate.admit(request(late))
+            except DeadlineExceeded as error:
+                left.append(weakref.ref(error))
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_refusal_says_what_was_when_it_was_made() -> None:
+    gate = admission(limit=9)
+    held = [gate.admit(request()) for _ in range(3)]
+    with pytest.raises(DeadlineExceeded) as refusal:
+        gate.admit(request(0.0005))
+    for permit in held:
+        permit.release()
+    text = str(refusal.value)
+    assert re.fullmatch(
+        r"the deadline is in 0\.[0-5]\d ms and an answer for 5 candidates is expected in 5000\.00 ms; allow more time, "
+        r"or try again when the 3 requests in flight are done",
+        text,
+    )
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == text
+    with pytest.raises(DeadlineExceeded, match=r"in 1000\.00 ms; allow more time$"):
+        gate.admit(request(0.9))
 
 
 def test_a_refusal_leaves_nothing_behind() -> None:
@@ -173,9 +245,9 @@ def test_misses_widen_the_margin_but_not_beyond_all_measure() -> None:
     gate = admission(limit=9, clock=clock)
     gate.admit(request())
     for _ in range(256 + 256):
-        with gate.admit(request()) as permit:
-            clock.now += 100.0
-            permit.learn(DeadlineExceeded("too late"))
+        permit = gate.admit(request())
+        clock.now += 100.0
+        permit.release(DeadlineExceeded("too late"))
     with pytest.raises(DeadlineExceeded, match=r"expected in 8000\.00 ms"):
         gate.admit(request(7.9, now=clock.now))
 
@@ -183,8 +255,7 @@ def test_misses_widen_the_margin_but_not_beyond_all_measure() -> None:
 def test_other_errors_teach_nothing() -> None:
     gate = admission()
     for _ in range(1000):
-        with gate.admit(request()) as permit:
-            permit.learn(ExecutionError("no"))
+        gate.admit(request()).release(ExecutionError("no"))
     assert gate.correction == 1.0
     gate.admit(request(1.01))
 

@@ -37,6 +37,17 @@ def test_a_rate_is_learned_and_fades() -> None:
     assert rate.value(1e6) < 0.001
 
 
+def test_a_part_has_a_rate_of_its_own() -> None:
+    rate, alone = Rate(), Rate()
+    assert rate.part(10.0) == 0.0
+    for step in range(500):
+        part = 3.0 * (step % 3 == 0)
+        rate.add(3.0, 10.0 + step / 2, part)
+        alone.add(part, 10.0 + step / 2)
+    for now in (259.5, 400.0, 1e6):
+        assert rate.part(now) == pytest.approx(alone.value(now)) == pytest.approx(rate.value(now) / 3, rel=0.05)
+
+
 def test_two_that_come_together_are_no_rate() -> None:
     rate = Rate()
     for _ in range(2):

@@ -11,8 +11,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from flame.config import OrchestratorConfig
 from flame.errors import DeadlineExceeded, QueueFull, RefusedError, ShuttingDown
@@ -24,27 +27,33 @@ from flame.orchestrator.ticket import Outcome, Scored
 from flame.records import RankRequest
 from flame.schema import InputSchema
 
+_KNOWN = 4096
+"""Predictions that are kept, of histories of so many events with so many candidates."""
 
-class Permit:
+_PASSED = "the deadline passed {:.1f} ms before the request came"
+_FULL = "{} requests are in flight, as many as orchestrator.max_in_flight allows; try again later"
+_NEAR = "the deadline is in {:.2f} ms and an answer for {} candidates is expected in {:.2f} ms; allow more time"
+_NEAR_AND_BUSY = _NEAR + ", or try again when the {} requests in flight are done"
+
+
+class Permit(msgspec.Struct, eq=False, gc=False):
     """The right of one request to be worked on, for its first `candidates` candidates: all, unless it is `truncated`.
 
     `release` gives it back, once; as a context manager, at its end.
     """
 
-    def __init__(self, admission: Admission, place: Place, candidates: int, asked: int) -> None:
-        self.place = place
-        self.candidates = candidates
-        self.truncated = candidates < asked
-        self.held = True
-        self._admission = admission
+    place: Place
+    candidates: int
+    truncated: bool
+    _admission: Admission
+    held: bool = True
 
-    def release(self) -> None:
-        """Gives the permit back; the second call and later ones do nothing. Any thread."""
-        self._admission._leave(self)
+    def release(self, outcome: Outcome | BaseException | None = None) -> None:
+        """Gives the permit back; the second call and later ones do nothing. Any thread.
 
-    def learn(self, outcome: Outcome) -> None:
-        """Lets later predictions learn from what became of the request, which has ended. Called before `release`."""
-        self._admission._learn(self.place, outcome)
+        Later predictions learn from `outcome`, what became of the request, where it came to the queue.
+        """
+        self._admission._leave(self, outcome)
 
     def __enter__(self) -> Self:
         return self
@@ -71,10 +80,13 @@ class Admission:
         self._profiles = profiles
         self._limit = config.max_in_flight
         self._truncates = config.overload == "truncate"
-        self._metrics = metrics
+        self._refused = cache(lambda kind, priority: metrics.refused.labels("admission", kind, priority))
         metrics.in_flight.set_function(lambda: self.in_flight)
         self._clock = clock
-        self._changed = threading.Condition()
+        # To enter a condition costs three times as much as to enter its lock; only who drains waits.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._cost_ms = lru_cache(_KNOWN)(self._predict)
         self._forecast = Forecast(config.executors)
         self._draining = False
 
@@ -90,14 +102,15 @@ class Admission:
 
     def admit(self, request: RankRequest) -> Permit:
         """A permit for `request`; does not wait. Raises `ShuttingDown`, `DeadlineExceeded` or `QueueFull`."""
-        with self._changed:
-            try:
-                permit = self._permit(request)
-            except RefusedError as error:
-                self._metrics.refused.labels("admission", error.kind, request.priority).inc()
-                raise
-            self._forecast.enter(permit.place)
-        return permit
+        with self._lock:
+            decision = self._decide(request)
+        if isinstance(decision, Permit):
+            return decision
+        self._refused(decision.kind, request.priority).inc()
+        try:
+            raise decision
+        finally:
+            del decision  # Its traceback holds this frame: the two would be garbage that only the collector finds.
 
     def drain(self, timeout: float) -> int:
         """Refuses all from now on and waits at most `timeout` seconds for those in flight; how many are left."""
@@ -106,61 +119,63 @@ class Admission:
             self._changed.wait_for(lambda: self.in_flight == 0, timeout)
             return self.in_flight
 
-    def _permit(self, request: RankRequest) -> Permit:
+    def _decide(self, request: RankRequest) -> Permit | RefusedError:
+        """A permit that is counted in, or why there is none. Under the lock, as all that it calls."""
         if self._draining:
-            raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
-        place, candidates = self._fitting(request)
-        before = self._forecast.crowd.before(request.priority)
-        if before >= self._limit:
-            raise QueueFull(
-                f"{before} requests are in flight, as many as orchestrator.max_in_flight allows; try again later"
-            )
-        return Permit(self, place, candidates, len(request.candidates))
-
-    def _fitting(self, request: RankRequest) -> tuple[Place, int]:
-        """The place of a request that can be answered in time, and for how many of its candidates."""
+            return ShuttingDown("the server is shutting down and takes no new requests; use another one")
         now, candidates = self._clock(), len(request.candidates)
         left_ms = math.inf if request.deadline is None else (request.deadline - now) * 1e3
         if left_ms <= 0:
-            raise DeadlineExceeded(f"the deadline passed {-left_ms:.1f} ms before the request came")
-        whole = self._place(request, candidates, now)
-        self._forecast.came(whole)
-        latest_ms = 0.0 if left_ms == math.inf else self._forecast.fair_ms(whole)
-        if latest_ms <= left_ms:
-            return whole, candidates
-        fewer = candidates
-        for fewer in self._profiles.tier(self._events(request)).fewer(candidates) if self._truncates else ():
-            part = self._place(request, fewer, now)
-            latest_ms = self._forecast.latest_ms(part)
+            return DeadlineExceeded(_PASSED, -left_ms)
+        place = self._place(request, candidates, now)
+        self._forecast.came(place)
+        fitting = candidates
+        if left_ms < math.inf and (latest_ms := self._forecast.fair_ms(place)) > left_ms:
+            if self._truncates:
+                place, fitting, latest_ms = self._truncated(request, place, latest_ms, left_ms)
+            if latest_ms > left_ms:
+                busy = self._forecast.crowd.total
+                return DeadlineExceeded(_NEAR_AND_BUSY if busy else _NEAR, left_ms, fitting, latest_ms, busy)
+        if (before := self._forecast.crowd.before(request.priority)) >= self._limit:
+            return QueueFull(_FULL, before)
+        self._forecast.enter(place)
+        return Permit(place, fitting, fitting < candidates, self)
+
+    def _truncated(
+        self, request: RankRequest, place: Place, latest_ms: float, left_ms: float
+    ) -> tuple[Place, int, float]:
+        """The place of `request` with as many of its candidates as can be answered in time, else with the fewest; how
+        many those are, and in how many milliseconds all but a few such requests are answered."""
+        now, asked = place.entered, len(request.candidates)
+        tier = self._profiles.tier(self._schema.sequence_capacity(self._events(request)))
+        fewer = asked
+        for fewer in tier.fewer(asked):
+            place = self._place(request, fewer, now)
+            latest_ms = self._forecast.latest_ms(place)
             if latest_ms <= left_ms:
-                return part, fewer
-        busy = f", or try again when the {self.in_flight} requests in flight are done" if self.in_flight else ""
-        raise DeadlineExceeded(
-            f"the deadline is in {left_ms:.2f} ms and an answer for {fewer} candidates is expected in "
-            f"{latest_ms:.2f} ms; allow more time{busy}"
-        )
+                break
+        return place, fewer, latest_ms
+
+    def _place(self, request: RankRequest, candidates: int, now: float) -> Place:
+        cost_ms = self._cost_ms(self._events(request), candidates)
+        return self._forecast.place(request.user, request.priority, cost_ms, now)
 
     def _events(self, request: RankRequest) -> int:
         """A history that is still in the store is taken to be as long as it may be."""
-        events = self._schema.max_history if request.history is None else len(request.history.items)
-        return self._schema.sequence_capacity(events)
+        return self._schema.max_history if request.history is None else len(request.history.items)
 
-    def _place(self, request: RankRequest, candidates: int, now: float) -> Place:
-        cost_ms = self._profiles.predict(self._events(request), candidates)
-        return self._forecast.place(request.user, request.priority, cost_ms, now)
+    def _predict(self, events: int, candidates: int) -> float:
+        return self._profiles.predict(self._schema.sequence_capacity(events), candidates)
 
-    def _learn(self, place: Place, outcome: Outcome) -> None:
-        with self._changed:
-            if isinstance(outcome, Scored):
-                self._forecast.answered(place, outcome, self._clock())
-            elif isinstance(outcome, DeadlineExceeded):
-                self._forecast.missed(place, self._clock())
-
-    def _leave(self, permit: Permit) -> None:
-        with self._changed:
+    def _leave(self, permit: Permit, outcome: Outcome | BaseException | None) -> None:
+        with self._lock:
             if not permit.held:
                 return
             permit.held = False
+            if isinstance(outcome, Scored):
+                self._forecast.answered(permit.place, outcome, self._clock())
+            elif isinstance(outcome, DeadlineExceeded):
+                self._forecast.missed(permit.place, self._clock())
             self._forecast.leave(permit.place)
             if self._draining:
                 self._changed.notify_all()

@@ -12,7 +12,7 @@ import math
 
 from flame.orchestrator.crowd import Crowd
 from flame.orchestrator.lane import Lane, Place
-from flame.orchestrator.learning import Mean, Rate, Ratio, WorstLately
+from flame.orchestrator.learning import Mean, Ratio, WorstLately
 from flame.orchestrator.queue import BATCH_SHARE
 from flame.orchestrator.ticket import Scored
 from flame.records import Priority
@@ -52,19 +52,18 @@ class Forecast:
 
     def place(self, user: int, priority: Priority, cost_ms: float, now: float) -> Place:
         """Where a request would be that came now."""
-        ahead_ms = self._ahead_ms(user, priority, now) / self._executors
         first = not self._lanes[priority].rounds.held(user)
+        ahead_ms = self._ahead_ms(user, priority, first, now) / self._executors
         return Place(user, priority, first, cost_ms, ahead_ms, now, self._expected(ahead_ms, cost_ms))
 
     def latest_ms(self, place: Place) -> float:
         """Milliseconds in which all but a few such requests are answered."""
-        excess = self._excess.get(_likes(place))
-        margin = excess.value if excess else _first_guess(place)
-        return place.expected_ms * (min(_WIDEST, margin) if self.crowd.total else 1.0)
+        return self._latest(place, place.expected_ms)
 
     def came(self, place: Place) -> None:
         """Counts a request that came, whether it is let in or not."""
-        self._largest_ms = max(place.cost_ms, self._largest_ms * _FADING)
+        faded_ms = self._largest_ms * _FADING
+        self._largest_ms = faded_ms if faded_ms > place.cost_ms else place.cost_ms
 
     def fair_ms(self, place: Place) -> float:
         """`latest_ms` of a request as large as any that came lately, where more work than that is ahead.
@@ -72,8 +71,10 @@ class Forecast:
         Were each let in by its own size, small ones would take every gap before a large one could: an overloaded
         server would answer small ones only.
         """
-        cost_ms = max(place.cost_ms, min(self._largest_ms, place.ahead_ms))
-        return self.latest_ms(place._replace(expected_ms=self._expected(place.ahead_ms, cost_ms)))
+        cost_ms = self._largest_ms if self._largest_ms < place.ahead_ms else place.ahead_ms
+        if cost_ms <= place.cost_ms:
+            return self.latest_ms(place)
+        return self._latest(place, self._expected(place.ahead_ms, cost_ms))
 
     def enter(self, place: Place) -> None:
         """Counts a request in."""
@@ -97,21 +98,23 @@ class Forecast:
         """Learns from a request that is dropped now, as it cannot be in time any more."""
         self._compare(place, (now - place.entered) * 1e3)
 
-    def _ahead_ms(self, user: int, priority: Priority, now: float) -> float:
+    def _ahead_ms(self, user: int, priority: Priority, first: bool, now: float) -> float:
         """The work that is served first: what waits before this request, and what will come and overtake it."""
-        lane, interactive = self._lanes[priority], self._lanes["interactive"]
+        lane = self._lanes[priority]
         ahead_ms = lane.work_ms * lane.rounds.ahead(user)
-        taken = self._share(lane.first, now) if lane.rounds.held(user) else 0.0
-        if lane is interactive:
-            ahead_ms += min(self._lanes["batch"].work_ms, BATCH_SHARE * ahead_ms)
+        taken = 0.0 if first else self._share(lane.coming.part(now))
+        if priority == "interactive":
+            if behind_ms := self._lanes["batch"].work_ms:
+                ahead_ms += min(behind_ms, BATCH_SHARE * ahead_ms)
         else:
+            interactive = self._lanes["interactive"]
             ahead_ms += interactive.work_ms
-            taken += self._share(interactive.coming, now)
-        return ahead_ms / max(_LEFT, 1 - taken)
+            taken += self._share(interactive.coming.value(now))
+        return ahead_ms / max(_LEFT, 1 - taken) if taken else ahead_ms
 
-    def _share(self, rate: Rate, now: float) -> float:
-        """The share of all executors' time that goes to requests that come at `rate`."""
-        return rate.value(now) / 1e3 * self._device.value / self._executors
+    def _share(self, rate: float) -> float:
+        """The share of all executors' time that goes to requests that come at so many milliseconds a second."""
+        return rate / 1e3 * self._device.value / self._executors
 
     def _expected(self, ahead_ms: float, cost_ms: float) -> float:
         """An idle server trusts no bad experience: were all refused on its account, nothing would ever correct it."""
@@ -119,18 +122,29 @@ class Forecast:
             return cost_ms * min(1.0, self._own.value)
         return self._beside_ms.value + ahead_ms * self._device.value + cost_ms * self._own.value
 
+    def _latest(self, place: Place, expected_ms: float) -> float:
+        """`latest_ms`, were it expected then."""
+        if not self.crowd.total:
+            return expected_ms
+        excess = self._excess.get(_likes(place, expected_ms))
+        return expected_ms * min(_WIDEST, excess.value if excess else _first_guess(place))
+
     def _compare(self, place: Place, took_ms: float) -> None:
         self._compared += 1
-        if self._compared > 0 and place.expected_ms:
-            excess = self._excess.setdefault(_likes(place), WorstLately(_first_guess(place)))
-            excess.add(took_ms / place.expected_ms)
+        expected_ms = place.expected_ms
+        if self._compared > 0 and expected_ms:
+            likes = _likes(place, expected_ms)
+            excess = self._excess.get(likes)
+            if excess is None:
+                excess = self._excess[likes] = WorstLately(_first_guess(place))
+            excess.add(took_ms / expected_ms)
 
 
 def _first_guess(place: Place) -> float:
     return _MARGIN if place.first else _OVERTAKEN_MARGIN
 
 
-def _likes(place: Place) -> tuple[Priority, bool, int]:
+def _likes(place: Place, expected_ms: float) -> tuple[Priority, bool, int]:
     """What is learned apart: whether others can overtake, and how long the wait is. A launch that takes longer than it
     should is much to who waits for little, and little to who waits for long."""
-    return place.priority, place.first, math.frexp(place.expected_ms)[1]
+    return place.priority, place.first, math.frexp(expected_ms)[1]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from flame.orchestrator.learning import Rate
 from flame.orchestrator.rounds import Rounds
 from flame.records import Priority
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One request in flight, or that might be.
 
     `first` says that its user has no other there, `cost_ms` what it costs alone, and `ahead_ms` what is ahead of it for
@@ -26,21 +26,22 @@ class Place(NamedTuple):
 
 
 class Lane:
-    """Sums over the places of one priority. `coming` and `first` are milliseconds of work that come in a second: with
-    all requests, and with those whose users had none in flight. Not thread-safe."""
+    """Sums over the places of one priority. `coming` are milliseconds of work that come in a second: of all requests,
+    and as a part of it of those whose users had none in flight. Not thread-safe."""
+
+    __slots__ = ("coming", "rounds", "work_ms")
 
     def __init__(self) -> None:
         self.work_ms = 0.0
         self.rounds = Rounds()
         self.coming = Rate()
-        self.first = Rate()
 
     def enter(self, place: Place) -> None:
         """Counts a request in."""
-        self.coming.add(place.cost_ms, place.entered)
-        self.first.add(place.first * place.cost_ms, place.entered)
+        cost_ms = place.cost_ms
+        self.coming.add(cost_ms, place.entered, cost_ms if place.first else 0.0)
         self.rounds.enter(place.user)
-        self.work_ms += place.cost_ms
+        self.work_ms += cost_ms
 
     def leave(self, place: Place) -> None:
         """Counts a request out."""

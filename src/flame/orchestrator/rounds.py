@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 
 class Rounds:
     """Requests in flight by user. A user's first is served in the first round, their second in the second, and so on.
 
     Not thread-safe.
     """
+
+    __slots__ = ("_held", "_rounds", "total")
 
     def __init__(self) -> None:
         self._held: dict[int, int] = {}
@@ -18,7 +18,7 @@ class Rounds:
 
     def enter(self, user: int) -> None:
         """Counts a request in, in the next round of its user."""
-        held = self.held(user)
+        held = self._held.get(user, 0)
         if held == len(self._rounds):
             self._rounds.append(0)
         self._rounds[held] += 1
@@ -43,4 +43,7 @@ class Rounds:
 
     def ahead(self, user: int) -> float:
         """The share of all requests that is served before one more of `user`, if no others come."""
-        return sum(islice(self._rounds, self.held(user) + 1)) / self.total if self.total else 0.0
+        if not self.total:
+            return 0.0
+        held = self._held.get(user, 0)
+        return (sum(self._rounds[: held + 1]) if held else self._rounds[0]) / self.total

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from array import array
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,16 +19,17 @@ _NEVER = "timeout"
 class Record:
     """Rows by the number of the request, each written by one thread at a time; points of time on the sender's clock.
 
-    `accepted` says that admission let it in, `reused` that it was scored against another's encoded history.
+    The arrays are Python's own, which take a number faster than NumPy's do, and lists of numbers would make the memory
+    of a run grow.
     """
 
     def __init__(self, most: int) -> None:
         self.sent = 0
-        self.accepted = np.full(most, False)
-        self.reused = np.full(most, False)
-        self._due, self._sent, self._done = (np.full(most, np.nan) for _ in range(3))
-        self._candidates = np.full(most, 0)
-        self._stages = np.full((most, 2), np.nan)
+        self._due, self._sent, self._done, self._queue_us, self._compute_us = (
+            array("d", [math.nan]) * most for _ in range(5)
+        )
+        self._candidates = array("q", [0]) * most
+        self._accepted, self._reused = (array("b", [False]) * most for _ in range(2))
         self._outcomes = [_NEVER] * most
 
     def __len__(self) -> int:
@@ -35,50 +39,70 @@ class Record:
     @property
     def last_due(self) -> float:
         """When the last one was due."""
-        return float(self._due[self.sent - 1])
+        return self._due[self.sent - 1]
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Which of those that were sent `[sent]` admission let in."""
+        return np.asarray(self._accepted, np.bool_)[: self.sent]
 
     def sending(self, index: int, due: float, now: float, candidates: int) -> None:
         """Request `index` is about to be sent; they are sent in order."""
-        self._due[index], self._sent[index], self._candidates[index] = due, now, candidates
+        self._due[index] = due
+        self._sent[index] = now
+        self._candidates[index] = candidates
         self.sent = index + 1
+
+    def admitted(self, index: int) -> None:
+        """Admission let it in."""
+        self._accepted[index] = True
 
     def scored(self, index: int, now: float, scored: Scored) -> None:
         """It was answered."""
-        self._outcomes[index], self._done[index] = OK, now
-        self.reused[index] = scored.reused
-        self._stages[index, 0], self._stages[index, 1] = scored.queue_us, scored.compute_us
+        self._outcomes[index] = OK
+        self._done[index] = now
+        self._queue_us[index] = scored.queue_us
+        self._compute_us[index] = scored.compute_us
+        if scored.reused:
+            self._reused[index] = True
 
     def failed(self, index: int, now: float, kind: str) -> None:
         """It was refused or came to nothing, for the reason of this kind."""
-        self._outcomes[index], self._done[index] = kind, now
+        self._outcomes[index] = kind
+        self._done[index] = now
 
     def outcomes(self) -> list[Outcome]:
         """All that were sent, in order."""
-        columns = (self._due, self._sent, self._done, self._candidates, self._stages)
-        rows = zip(*(column[: self.sent].tolist() for column in columns), self._outcomes, strict=False)
+        columns = self._due, self._sent, self._done, self._candidates, self._queue_us, self._compute_us
+        rows = zip(*(column[: self.sent] for column in columns), self._outcomes, strict=False)
         return [
             Outcome(due, sent, done, count, Reply(kind, {"queue": queue, "compute": compute}))
-            for due, sent, done, count, (queue, compute), kind in rows
+            for due, sent, done, count, queue, compute, kind in rows
         ]
 
     def reuse_share(self, window: Window) -> float | None:
         """Of the requests due in `window` that were answered, the share that found its history encoded."""
-        answered = self._due_in(window) & ~np.isnan(self._stages[: self.sent, 0])
-        return float(self.reused[: self.sent][answered].mean()) if answered.any() else None
+        reused = np.asarray(self._reused)[: self.sent][self._due_in(window) & self._answered()]
+        return float(reused.mean()) if len(reused) else None
 
     def refusals_ms(self, window: Window) -> Seconds:
         """Milliseconds `[n]` from the sending of each request due in `window` that was not let in to its refusal."""
-        refused = self._due_in(window) & ~self.accepted[: self.sent]
-        taken: Seconds = 1e3 * (self._done - self._sent)[: self.sent][refused]
-        return taken
+        taken = 1e3 * (self._of(self._done) - self._of(self._sent))
+        return taken[self._due_in(window) & ~self.accepted]
 
     def in_time_share(self, window: Window, deadline_ms: float) -> float | None:
         """Of the requests due in `window` that were let in, the share that was answered within the deadline."""
-        accepted = self._due_in(window) & self.accepted[: self.sent]
-        latency = 1e3 * (self._done - self._due)[: self.sent]
-        good = (latency <= deadline_ms) & ~np.isnan(self._stages[: self.sent, 0])
-        return float(good[accepted].mean()) if accepted.any() else None
+        latency = 1e3 * (self._of(self._done) - self._of(self._due))
+        good = ((latency <= deadline_ms) & self._answered())[self._due_in(window) & self.accepted]
+        return float(good.mean()) if len(good) else None
+
+    def _answered(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self._of(self._queue_us))
 
     def _due_in(self, window: Window) -> NDArray[np.bool_]:
-        due = self._due[: self.sent]
+        due = self._of(self._due)
         return (due >= window.start) & (due < window.end)
+
+    def _of(self, column: array[float]) -> Seconds:
+        """Of those that were sent."""
+        return np.asarray(column)[: self.sent]

@@ -75,7 +75,7 @@ class Sender:
         except FlameError as error:
             self._refused(index, error)
             return
-        self._record.accepted[index] = True
+        self._record.admitted(index)
         try:
             answered = partial(self._answered, index, permit)
             self._orchestrator.submit(features, answered, deadline=deadline, user=request.user)
@@ -90,8 +90,7 @@ class Sender:
             self._record.scored(index, now, outcome)
         else:
             self._record.failed(index, now, outcome.kind)
-        permit.learn(outcome)
-        permit.release()
+        permit.release(outcome)
         self._ended()
 
     def _refused(self, index: int, error: FlameError) -> None:
@@ -106,6 +105,7 @@ def own_microseconds(traffic: Traffic) -> float:
     for index in range(_REHEARSALS):
         request, _ = traffic.submission(index, index, 1.0)
         record.sending(index, 0.0, time.monotonic(), len(request.candidates))
+        record.admitted(index)
         record.scored(index, time.monotonic(), scored)
     return 1e6 * (time.thread_time() - start) / _REHEARSALS
 

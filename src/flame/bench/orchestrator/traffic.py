@@ -15,13 +15,6 @@ from flame.records import FeatureCounts, Features, History, Ids, RankRequest
 _COUNTS = FeatureCounts()
 
 
-class Submission(NamedTuple):
-    """One request as admission sees it, and as the queue takes it."""
-
-    request: RankRequest
-    features: Features
-
-
 class _Packed(NamedTuple):
     words: Words
     layout: PackedLayout
@@ -51,11 +44,14 @@ class Traffic:
         """Candidates of a request on average."""
         return sum(self.counts) / len(self.counts)
 
-    def submission(self, index: int, user: int, deadline: float | None = None) -> Submission:
-        """Request `index`, counted round, of that user; `deadline` is a point of `time.monotonic()`."""
+    def submission(self, index: int, user: int, deadline: float | None = None) -> tuple[RankRequest, Features]:
+        """Request `index`, counted round, of that user, as admission sees it and as the queue takes it.
+
+        `deadline` is a point of `time.monotonic()`.
+        """
         words, layout, candidates = self._pool[index % len(self._pool)]
         request = RankRequest(user, candidates, self._history, deadline=deadline)
-        return Submission(request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS))
+        return request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS)
 
     def _pack(self, spec: ModelSpec, count: int, generator: np.random.Generator) -> _Packed:
         layout = spec.layout(Profile(1, self.history, count))
