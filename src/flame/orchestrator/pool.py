@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import cache, lru_cache
 
 from msgspec.structs import replace
 
@@ -35,6 +36,9 @@ from flame.orchestrator.ticket import Done, Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
 
+_KNOWN = 4096
+"""Predictions that are kept, of histories of so many events with so many candidates."""
+
 _LAST_LAUNCH_S = 5.0
 """How long `close` waits for launches that run, beyond the drain: nothing can interrupt them."""
 
@@ -56,8 +60,8 @@ class Orchestrator:
         executors = config.executors * len(engines)
         self.admission = Admission(spec.input, self.profiles, replace(config, executors=executors), metrics)
         self.timeline = Timeline(config.timeline_entries)
+        self._cost_ms = lru_cache(_KNOWN)(self.profiles.predict)
         self._numbers = itertools.count()
-        self._tasks = len(spec.tasks)
         self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
         self._metrics = metrics
@@ -65,6 +69,7 @@ class Orchestrator:
         self._schedule = Schedule(devices, POLICIES[config.policy], company_s)
         metrics.queued.set_function(lambda: self._schedule.waiting)
         # To find a label's counter takes longer than to count.
+        self._refused = cache(lambda kind, priority: metrics.refused.labels("queue", kind, priority))
         self._busy = [metrics.busy.labels(engine.device) for engine in engines]
         self._launches = {
             (profile, kind): metrics.launches.labels(str(profile), kind)
@@ -137,7 +142,7 @@ class Orchestrator:
             priority=priority,
         )
         self._check(ticket)
-        ticket.cost_ms = self.profiles.predict(ticket.demand.events, ticket.demand.candidates)
+        ticket.cost_ms = self._cost_ms(ticket.demand.events, ticket.demand.candidates)
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
@@ -180,7 +185,6 @@ class Orchestrator:
             raise InvalidCandidates("there are no candidates to score")
         if ticket.demand.candidates > self._max_candidates:
             raise TooManyCandidates(f"{ticket.demand.candidates} candidates; the model takes {self._max_candidates}")
-        self.profiles.tier(ticket.demand.events)
 
     def _serve(self, post: Post) -> None:
         """The life of an executor's thread: until the orchestrator stops, it is given up, or nothing can be rebuilt."""
@@ -259,6 +263,6 @@ class Orchestrator:
         """Answers requests, outside the lock: what waits for them may call back."""
         for ticket in ended:
             if isinstance(ticket.error, RefusedError):
-                self._metrics.refused.labels("queue", ticket.error.kind, ticket.priority).inc()
+                self._refused(ticket.error.kind, ticket.priority).inc()
             self.timeline.answered(ticket)
             ticket.answer()

@@ -17,6 +17,10 @@ from flame.records import Features, Priority, Scores
 _log = logging.getLogger(__name__)
 
 
+_PASSED = "the deadline passed {:.1f} ms ago, while the request was in the queue"
+_NEAR = "before its next launch the deadline is in {:.2f} ms, and the launch is expected to take {:.1f} ms"
+
+
 class Scored(Struct, frozen=True):
     """Scores `[candidates, tasks]` of one request; microseconds before its first launch, and from there to its end.
 
@@ -102,12 +106,9 @@ class Ticket:
             return None
         left_ms = (self.deadline - now) * 1e3
         if left_ms <= 0:
-            return DeadlineExceeded(f"the deadline passed {-left_ms:.1f} ms ago, while the request was in the queue")
+            return DeadlineExceeded(_PASSED, -left_ms)
         if left_ms < takes_ms:
-            return DeadlineExceeded(
-                f"before its next launch the deadline is in {left_ms:.2f} ms, "
-                f"and the launch is expected to take {takes_ms:.1f} ms"
-            )
+            return DeadlineExceeded(_NEAR, left_ms, takes_ms)
         return None
 
     def restart(self) -> None:
