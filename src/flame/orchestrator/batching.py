@@ -64,27 +64,29 @@ class Batching:
     def _batch(self, device: int, now: float) -> tuple[list[Ticket], list[Ticket]]:
         """Takes the next requests out of the queue; those with the history of one of them, and those that are left for
         another device, stay at its head."""
-        own = self._devices[device]
-        looked = Round(own, self._others[device], now)
-        share = self._share(own)
+        own, others, queue, reuse = self._devices[device], self._others[device], self._queue, self._devices[device].reuse
+        looked = Round(own, others, now)
+        most = min(self._share(own), AHEAD * own.profiles.widest)
         batch: list[Ticket] = []
         twins: list[Ticket] = []
         back: list[Ticket] = []
         new: set[bytes] = set()
-        while self._queue and len(batch) < min(share, AHEAD * own.profiles.widest):
-            ticket = self._queue.pop()
-            key = own.reuse.key(ticket)
+        for _ in range(len(queue)):
+            if len(batch) == most:
+                break
+            ticket = queue.pop()
+            key = reuse.key(ticket)
             if refusal := ticket.refusal(now):
                 self._fail(ticket, refusal)
             elif key in new:
                 twins.append(ticket)
                 back.append(ticket)
-            elif looked.leaves(ticket):
+            elif others and looked.leaves(ticket):
                 back.append(ticket)
             else:
                 ticket.device = device
                 batch.append(ticket)
-                if key and not own.reuse.find(ticket):
+                if key and not reuse.find(ticket):
                     new.add(key)
         self._queue.put_back(back)
         if not batch:
@@ -104,9 +106,10 @@ class Batching:
         own = self._devices[device]
         jobs: list[Job] = []
         for launch in launches:
-            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices], device)
+            seated = [batch[piece.demand] for piece in launch.slices]
+            job = Job(self._planned, launch, seated, device)
             self._planned += 1
-            tickets = job.tickets()
+            tickets = set(seated)
             for ticket in tickets:
                 ticket.left += 1
                 if launch.kind == "encode":

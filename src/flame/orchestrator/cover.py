@@ -48,7 +48,7 @@ class Grouping:
     """The cheapest way to let slices share launches. Immutable.
 
     Slices are of classes, longest first, and what holds a slice of one class holds those of all later ones.
-    `prices[i][j]` is that of a launch for up to `widths[j]` slices of class `i` or later ones; widths come widest first.
+    `prices[i][j]` is that of a launch for up to `widths[j]` slices of class `i` or later ones; widest first.
     """
 
     def __init__(self, widths: Sequence[int], prices: Sequence[Sequence[float]]) -> None:

@@ -212,15 +212,18 @@ class ProfileSet:
             for history in sorted({profile.history for profile in self.profiles})
         )
         self.widest = max(profile.users for profile in self.profiles)
+        self._by_events: list[Tier] = []
+        for tier in self.tiers:
+            self._by_events += [tier] * (tier.events + 1 - len(self._by_events))
 
     def tier(self, events: int) -> Tier:
         """The shortest profiles that hold `events` events in each sequence; raises `HistoryTooLong` without any."""
-        for tier in self.tiers:
-            if events <= tier.events:
-                return tier
-        raise HistoryTooLong(
-            f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
-        )
+        try:
+            return self._by_events[events]
+        except IndexError:
+            raise HistoryTooLong(
+                f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
+            ) from None
 
     def fitting(self, events: int, candidates: int) -> tuple[Profile, ...]:
         """All profiles that can take the demand in one launch, smallest first; none means that it must be split."""

@@ -67,10 +67,12 @@ class RequestQueue:
 
     def pop(self) -> Ticket:
         """Takes out whoever is next; there must be somebody."""
+        if not self._batch.count:
+            return self._interactive.pop()
         ticket = self._next().pop()
         if ticket.priority == "batch":
             self._earned_ms = max(0.0, self._earned_ms - ticket.cost_ms)
-        elif self._batch.count:
+        else:
             self._earned_ms += BATCH_SHARE * ticket.cost_ms
         return ticket
 
@@ -135,7 +137,10 @@ class _Turns:
         return next(iter(next(iter(self._users.values()))))
 
     def push(self, ticket: Ticket) -> None:
-        self._users.setdefault(ticket.user, OrderedDict())[ticket] = None
+        tickets = self._users.get(ticket.user)
+        if tickets is None:
+            tickets = self._users[ticket.user] = OrderedDict()
+        tickets[ticket] = None
         self.count += 1
 
     def put_back(self, ticket: Ticket) -> None:
@@ -145,13 +150,11 @@ class _Turns:
         self._users.move_to_end(ticket.user, last=False)
 
     def pop(self) -> Ticket:
-        user, tickets = next(iter(self._users.items()))
+        user, tickets = self._users.popitem(last=False)
         ticket, _ = tickets.popitem(last=False)
         self.count -= 1
         if tickets:
-            self._users.move_to_end(user)
-        else:
-            del self._users[user]
+            self._users[user] = tickets
         return ticket
 
     def remove(self, ticket: Ticket) -> None:
