@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
-from flame.orchestrator.batching import AHEAD
+from flame.orchestrator.batching import MOST
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
@@ -108,7 +108,7 @@ def test_no_request_is_overtaken_by_more_than_are_planned_together(
             begun += [one for one in tickets if one in job.requests() and one not in begun]
     assert [one.settled for one in tickets] == [True] * len(tickets)
     places = [begun.index(one) for one in tickets]
-    assert all(abs(place - number) < AHEAD * max(users) for number, place in enumerate(places))
+    assert all(abs(place - number) < MOST * max(users) for number, place in enumerate(places))
 
 
 def test_late_requests_are_dropped_without_a_launch(queue, features: Make) -> None:

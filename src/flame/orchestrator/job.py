@@ -11,14 +11,16 @@ class Job:
     `candidates` and has room for `slots` of them, which are 0 for an encode.
 
     `seats` names for each slice its ticket, and the ticket's round of planning: a ticket that was planned anew since
-    has no part in it. `device` is the place of the device that runs it. `waits` counts the launches that must end
+    has no part in it. `device` is the place of the device that runs it. `batch` says that launches with interactive
+    requests go first: it has none, nor does one that waits for it. `waits` counts the launches that must end
     before this one, of this plan and of earlier ones.
     """
 
-    __slots__ = ("candidates", "dependents", "device", "launch", "number", "parts", "seats", "slots", "waits")
+    __slots__ = ("batch", "candidates", "dependents", "device", "launch", "number", "parts", "seats", "slots", "waits")
 
     def __init__(self, number: int, launch: Launch, tickets: list[Ticket], device: int = 0) -> None:
         self.number = number
+        self.batch = False
         self.device = device
         self.launch = launch
         self.seats = [(ticket, ticket.round) for ticket in tickets]

@@ -36,9 +36,15 @@ class RequestQueue:
         self._earned_ms = 0.0
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._entries = 0
+        self._kept = 0  # deadlines that were left when those of requests that had left were last cleared away
 
     def __len__(self) -> int:
         return self._interactive.count + self._batch.count
+
+    @property
+    def interactive(self) -> int:
+        """How many of them are interactive."""
+        return self._interactive.count
 
     @property
     def urgent(self) -> float:
@@ -83,11 +89,11 @@ class RequestQueue:
 
     def pop_late(self, now: float) -> list[Ticket]:
         """Takes out the requests whose deadline has passed, so that those behind them are counted and served as if
-        they had never come. O(log n) for each."""
+        they had never come; also names those that are planned and have not begun. O(log n) for each."""
         late = []
         while self._deadlines and self._deadlines[0][0] <= now:
             ticket = heapq.heappop(self._deadlines)[2]
-            if ticket in self:
+            if self._waits(ticket):
                 self.remove(ticket)
                 late.append(ticket)
         return late
@@ -108,14 +114,19 @@ class RequestQueue:
         return batch if first else interactive
 
     def _expect(self, ticket: Ticket) -> None:
-        """Remembers the deadline. Entries of requests that have left go when they are the greater part."""
+        """Remembers the deadline. Entries of requests that have left go when they may be the greater part."""
         if ticket.deadline is None:
             return
         self._entries += 1
         heapq.heappush(self._deadlines, (ticket.deadline, self._entries, ticket))
-        if len(self._deadlines) > 2 * len(self) + _SPARE:
-            self._deadlines = [*{entry[2]: entry for entry in self._deadlines if entry[2] in self}.values()]
+        if len(self._deadlines) > 2 * self._kept + _SPARE:
+            self._deadlines = [*{entry[2]: entry for entry in self._deadlines if self._waits(entry[2])}.values()]
+            self._kept = len(self._deadlines)
             heapq.heapify(self._deadlines)
+
+    def _waits(self, ticket: Ticket) -> bool:
+        """Whether `ticket` is here, or planned without having begun."""
+        return ticket in self or (ticket.device is not None and ticket.started is None and not ticket.settled)
 
 
 class _Turns:
