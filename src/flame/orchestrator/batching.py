@@ -127,7 +127,7 @@ class Batching:
         for launch in launches:
             seated = [batch[piece.demand] for piece in launch.slices]
             job = Job(self._planned, launch, seated, device)
-            job.batch = not all_interactive and all([ticket.priority == "batch" for ticket in seated])
+            job.batch = not all_interactive and "interactive" not in [ticket.priority for ticket in seated]
             self._planned += 1
             tickets = set(seated)
             for ticket in tickets:

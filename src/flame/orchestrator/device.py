@@ -27,8 +27,8 @@ class Device:
 
     `executors` can run launches, `idle` of them have none. `waiting` counts launches that are planned and not begun,
     and `work_ms` is what those that are planned and not ended cost, as predicted; `pace` is what predictions turned out
-    to be worth. `apiece_ms` is what a request of the last plan costs. `seen` is the state of the queue in which nothing was found for it, until `retry` (`time.monotonic`) at
-    the latest.
+    to be worth. `apiece_ms` is what a request of the last plan costs. `seen` is the state of the queue in which nothing
+    was found for it, until `retry` (`time.monotonic`) at the latest.
     """
 
     def __init__(self, name: str, profiles: ProfileSet, reuse: Reuse, executors: int) -> None:

@@ -187,13 +187,13 @@ def _launches(draft: _Draft, tier: Tier) -> Iterator[Launch]:
             start = stop
     for kind, ends in draft.ends.items():
         found: list[tuple[int, int, int]] = []
-        for _, run in sorted(slices[kind].items(), reverse=True):
-            found += sorted(run)
+        for _, alike in sorted(slices[kind].items(), reverse=True):
+            found += sorted(alike)
         first = 0
         for end in ends:
             longest = found[first][2] - found[first][1]
             run = enumerate(found[first:end])
-            # One in thousands of objects per second: this is half the price of `Slice(...)`.
+            # There is one of these for every request: `Slice(...)` takes twice as long.
             packed = tuple([_new(Slice, (index, start, stop, slot)) for slot, (index, start, stop) in run])
             yield Launch(tier.profile(kind, end - first, longest), kind, packed)
             first = end
