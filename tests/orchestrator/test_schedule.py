@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +11,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flame.engine.spec import Profile, ProfileCost
 from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
-from flame.orchestrator.batching import AHEAD
+from flame.metrics import Metrics
+from flame.orchestrator.batching import AHEAD_MS, LEAST, MOST
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
+from flame.orchestrator.profiles import ProfileSet
+from flame.orchestrator.queue import BATCH_SHARE
 from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features
 from tests.orchestrator.asking import nobody
+from tests.orchestrator.conftest import HashEngine
 
 Make = Callable[..., Features]
 
@@ -109,7 +115,7 @@ def test_no_request_is_overtaken_by_more_than_are_planned_together(
             begun += [one for one in tickets if one in job.requests() and one not in begun]
     assert [one.settled for one in tickets] == [True] * len(tickets)
     places = [begun.index(one) for one in tickets]
-    assert all(abs(place - number) < AHEAD * max(users) for number, place in enumerate(places))
+    assert all(abs(place - number) < MOST * max(users) for number, place in enumerate(places))
 
 
 def test_late_requests_are_dropped_without_a_launch(queue, features: Make) -> None:
@@ -197,3 +203,114 @@ def test_a_cut_spares_requests_whose_last_launch_runs(queue, features: Make) -> 
     assert schedule.take(time.monotonic()) is None
     assert (whole.error, type(sliced.error)) == (None, ShuttingDown)
     assert schedule.alive == schedule.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("launch_ms", "launches"), [(0.1, MOST), (AHEAD_MS / 5, 5), (AHEAD_MS / 4.5, 5), (99.0, LEAST)]
+)
+def test_as_many_are_planned_together_as_fill_some_time(spec, features: Make, launch_ms: float, launches: int) -> None:
+    costs = {Profile(4, 30, 16): ProfileCost(launch_ms, launch_ms, launch_ms)}
+    profiles, metrics = ProfileSet(spec, costs, costs), Metrics()
+    pool = StatePool(HashEngine(spec, list(costs), costs), profiles, 1, 0, metrics)
+    schedule = Schedule([Device("virtual", profiles, Reuse(pool, profiles, 0, metrics), 1)], plan)
+    for number in range(4 * (LEAST + MOST)):
+        schedule.add(ticket(features(number, 5)))
+    planned = []
+    while job := schedule.take(1.0):
+        planned.append(len(job.parts) + 4 * schedule.waiting)
+        finish(schedule, job)
+    assert planned[0] == 4 * LEAST, "before anything is known of what they cost"
+    assert planned[LEAST] == 4 * launches
+
+
+def batch_of(count: int, features: Make, **whose: Any) -> list[Ticket]:
+    return [ticket(features(number, 5), priority="batch", **whose) for number in range(count)]
+
+
+def test_interactive_requests_overtake_batch_ones_that_are_planned(queue, features: Make) -> None:
+    schedule = queue((1, 4))
+    batch = batch_of(20, features)
+    for one in batch:
+        schedule.add(one)
+    assert take(schedule).requests() == set(batch[:4])
+    assert schedule.waiting == 1
+    schedule.add(interactive := ticket(features(99, 5)))
+    assert interactive in take(schedule).requests()
+    served = [one for job in iter(lambda: schedule.take(1.0), None) for one in job.requests()]
+    assert set(served) <= set(batch)
+    assert schedule.waiting == schedule.pending == 0
+
+
+def test_batch_requests_that_are_planned_keep_their_share(queue, features: Make) -> None:
+    """Launches of one request, which cost the same."""
+    schedule = queue((1,))
+    batch = batch_of(7, features)
+    for one in batch:
+        schedule.add(one)
+    assert take(schedule).requests() == {batch[0]}
+    order = []
+    for number in range(100):
+        schedule.add(ticket(features(number, 5)))
+        order.append(next(iter(take(schedule).requests())))
+    places = [place for place, one in enumerate(order) if one.priority == "batch"]
+    assert len(places) == 4
+    for before, place in itertools.pairwise([-1, *places]):
+        assert 1 / BATCH_SHARE <= place - before - 1 <= 1 / BATCH_SHARE + 1
+    assert [order[place] for place in places] == batch[1:5]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(st.sampled_from([1, 65, 200]), st.integers(0, 5), st.sampled_from(["batch", "interactive"])),
+        min_size=1,
+        max_size=40,
+    ),
+    executors=st.integers(1, 3),
+    keep=st.sampled_from([0, 4]),
+    data=st.data(),
+)
+def test_whoever_overtakes_whom_all_are_served(
+    queue, features: Make, asked: list[tuple[int, int, Any]], executors: int, keep: int, data: st.DataObject
+) -> None:
+    schedule = queue((1, 4), executors, keep)
+    tickets = [ticket(features(history, size), priority=priority) for size, history, priority in asked]
+    coming, running = list(tickets), []
+    while coming or schedule.alive:
+        steps = ["add"] * bool(coming) + ["take"] * (len(running) < executors) + ["finish"] * bool(running)
+        step = data.draw(st.sampled_from(steps))
+        if step == "add":
+            schedule.add(coming.pop(0))
+        elif step == "finish":
+            finish(schedule, running.pop(data.draw(st.integers(0, len(running) - 1))))
+        elif job := schedule.take(1.0):
+            running.append(job)
+        else:
+            assert running or not schedule.alive, "an idle device has nothing left to do"
+    assert [one.error for one in tickets] == [None] * len(tickets)
+    assert schedule.devices[0].work_ms == 0.0
+
+
+def test_a_batch_encode_that_an_interactive_request_waits_for_is_postponed_no_more(queue, features: Make) -> None:
+    schedule = queue((1, 4), keep=4)
+    batch = batch_of(3, features)
+    for one in batch:
+        schedule.add(one)
+    first = take(schedule)
+    assert (first.launch.kind, first.requests()) == ("encode", {batch[0]})
+    schedule.add(ticket(batch[2].features))
+    job = take(schedule)
+    assert (job.launch.kind, job.requests()) == ("encode", {batch[2]})
+
+
+def test_batch_requests_that_are_late_are_told_so_though_they_are_planned(queue, features: Make) -> None:
+    schedule = queue((1, 4))
+    batch = batch_of(8, features, deadline=50.0)
+    for one in batch:
+        schedule.add(one)
+    running = take_at(schedule, 10.0).requests()
+    schedule.drop_late(50.0)
+    late = schedule.pop_settled()
+    assert set(late) == set(batch) - running
+    assert all(isinstance(one.error, DeadlineExceeded) for one in late)
+    assert schedule.alive == len(running)

@@ -7,6 +7,7 @@ Of requests with the same history, one is planned before the others, who may the
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from flame.errors import ExecutionError, FlameError
@@ -19,9 +20,13 @@ from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 
-AHEAD = 2
-"""Full launches' worth of requests that are planned together at most. From more, requests of one size would be found
-that leave fewer slots empty; but whoever comes later waits for what is planned, whatever his priority and turn."""
+AHEAD_MS = 8.0
+"""Device time of the requests that are planned together, about: the more there are, the more of one size are found,
+which leave fewer slots empty; but whoever comes later waits for what is planned, unless that is batch work and they are
+interactive."""
+
+LEAST, MOST = 2, 16
+"""Full launches' worth of requests that are planned together where there are as many, whatever they take."""
 
 
 class Batching:
@@ -58,35 +63,40 @@ class Batching:
             for ticket in batch:
                 self._fail(ticket, ExecutionError(f"planning failed with {type(cause).__name__}; see the server's log"))
         else:
+            own.apiece_ms = plan.predicted_ms / len(batch)
             self._commit(device, plan.launches, batch)
         return True
 
     def _batch(self, device: int, now: float) -> tuple[list[Ticket], list[Ticket]]:
         """Takes the next requests out of the queue; those with the history of one of them, and those that are left for
         another device, stay at its head."""
-        own = self._devices[device]
-        looked = Round(own, self._others[device], now)
-        share = self._share(own)
+        own, others, queue = self._devices[device], self._others[device], self._queue
+        reuse = own.reuse
+        looked = Round(own, others, now)
+        most = min(self._share(own), self._ahead(own))
         batch: list[Ticket] = []
         twins: list[Ticket] = []
         back: list[Ticket] = []
         new: set[bytes] = set()
-        while self._queue and len(batch) < min(share, AHEAD * own.profiles.widest):
-            ticket = self._queue.pop()
-            key = own.reuse.key(ticket)
+        only_interactive = own.postponed >= MOST  # batch work is at hand; more of it would only lie there
+        for _ in range(len(queue)):
+            if len(batch) >= most or (only_interactive and not queue.interactive):
+                break
+            ticket = queue.pop()
+            key = reuse.key(ticket)
             if refusal := ticket.refusal(now):
                 self._fail(ticket, refusal)
             elif key in new:
                 twins.append(ticket)
                 back.append(ticket)
-            elif looked.leaves(ticket):
+            elif others and looked.leaves(ticket):
                 back.append(ticket)
             else:
                 ticket.device = device
                 batch.append(ticket)
-                if key and not own.reuse.find(ticket):
+                if key and not reuse.find(ticket):
                     new.add(key)
-        self._queue.put_back(back)
+        queue.put_back(back)
         if not batch:
             own.retry = looked.retry
         return batch, twins
@@ -100,21 +110,36 @@ class Batching:
         executors = sum([device.executors for device in self._devices])
         return min(share, max(own.profiles.widest, -(-len(self._queue) // executors)))
 
+    def _ahead(self, own: Device) -> int:
+        """How many requests are planned together, in full launches, if they cost what those of the last plan did.
+
+        While interactive requests wait, batch ones fill up their launches, and no more.
+        """
+        widest = own.profiles.widest
+        wanted = AHEAD_MS / own.apiece_ms if own.apiece_ms else math.inf
+        launches = min(wanted, self._queue.interactive or math.inf, MOST * widest) / widest
+        return max(LEAST, math.ceil(launches)) * widest
+
     def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
         own = self._devices[device]
         jobs: list[Job] = []
+        all_interactive = "batch" not in [ticket.priority for ticket in batch]
         for launch in launches:
-            job = Job(self._planned, launch, [batch[piece.demand] for piece in launch.slices], device)
+            seated = [batch[piece.demand] for piece in launch.slices]
+            job = Job(self._planned, launch, seated, device)
+            job.batch = not all_interactive and "interactive" not in [ticket.priority for ticket in seated]
             self._planned += 1
-            tickets = job.tickets()
+            tickets = set(seated)
             for ticket in tickets:
                 ticket.left += 1
                 if launch.kind == "encode":
                     own.reuse.own(ticket, job)
-            for before in [jobs[place] for place in launch.after]:
-                job.wait_for(before)
+            earlier = [jobs[place] for place in launch.after]
             if launch.kind == "score":
-                for before in own.reuse.fillers(tickets):
-                    job.wait_for(before)
+                earlier += own.reuse.fillers(tickets)
+            for before in earlier:
+                job.wait_for(before)
+                if not job.batch:
+                    own.hasten(before)
             jobs.append(job)
         own.plan(jobs)

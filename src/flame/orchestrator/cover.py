@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-_GAIN = 1 - 1e-9
-"""A way must be cheaper than the best so far by more than rounding; otherwise the one with fewer launches stays."""
+import numpy as np
 
-
-class Offer(NamedTuple):
-    """A launch to be had: how many slices it holds, and its price."""
-
-    slots: int
-    price: float
+from flame.orchestrator.kernels.grouping import GAIN, group_slices
 
 
 class Cover:
     """The cheapest way to cover `n` candidates by pieces of given sizes, worked out once for every `n` up to `limit`.
 
     Piece sizes may repeat, and the last piece may be larger than what is left for it. `costs[n]` are the milliseconds
-    of the cheapest cover of `n` candidates. Immutable after it is made, but for a memo that any thread may fill.
+    of the cheapest cover of `n` candidates. Immutable after it is made.
     """
 
     def __init__(self, prices: Mapping[int, float], limit: int) -> None:
@@ -35,19 +28,12 @@ class Cover:
             best = math.inf
             for size in sizes:
                 cost = prices[size] + self.costs[n - size if n > size else 0]
-                if cost < best * _GAIN:
+                if cost < best * GAIN:
                     best, self._size[n] = cost, size
             self.costs[n] = best
-        self._lengths: dict[int, tuple[int, ...]] = {}
 
     def lengths(self, n: int) -> tuple[int, ...]:
         """How many candidates each piece of the cheapest cover takes, longest first; they add up to `n`."""
-        found = self._lengths.get(n)
-        if found is None:
-            found = self._lengths[n] = self._walk(n)
-        return found
-
-    def _walk(self, n: int) -> tuple[int, ...]:
         sizes, left = [], n
         while left > 0:
             sizes.append(self._size[left])
@@ -58,27 +44,25 @@ class Cover:
         return tuple(sizes)
 
 
-def group(offers: Sequence[Sequence[Offer]]) -> tuple[list[int], float]:
-    """Cuts slices into runs that share a launch, at the least total price.
+class Grouping:
+    """The cheapest way to let slices share launches. Immutable.
 
-    Slices come longest first; `offers[i]` are the launches that hold slice `i`, and so every one after it, widest
-    first. Returns where each run ends, and the total price. Exact: fewer or shorter slices never cost more, so a run
-    may as well fill its launch, and only as many ways are tried for a slice as there are offers for it.
+    Slices are of classes, longest first, and what holds a slice of one class holds those of all later ones.
+    `prices[i][j]` is that of a launch for up to `widths[j]` slices of class `i` or later ones; widest first.
     """
-    count = len(offers)
-    costs = [0.0] * (count + 1)
-    stops = [0] * count
-    for first in range(count - 1, -1, -1):
-        best = math.inf
-        for slots, price in offers[first]:
-            stop = first + slots
-            cost = price + costs[stop] if stop < count else price
-            if cost < best * _GAIN:
-                best, stops[first] = cost, min(stop, count)
-        costs[first] = best
-    ends = []
-    stop = 0
-    while stop < count:
-        stop = stops[stop]
-        ends.append(stop)
-    return ends, costs[0]
+
+    def __init__(self, widths: Sequence[int], prices: Sequence[Sequence[float]]) -> None:
+        self._widths = np.array(widths, np.int64)
+        self._prices = np.array(prices, np.float64)
+        self.cut([0] * len(prices))  # compiles or loads what cuts, so that the first plan need not
+
+    def cut(self, counts: Sequence[int]) -> tuple[list[int], float]:
+        """Cuts so many slices of each class, in their order, into runs that share a launch, at the least total price.
+
+        Returns where each run ends, and the total price. Exact: fewer or shorter slices never cost more, so a run may
+        as well fill its launch, and only as many ways are tried for a slice as there are widths.
+        """
+        many = sum(counts)
+        costs, stops = np.empty(many + 1), np.empty(many, np.int64)
+        runs = group_slices(np.array(counts, np.int64), self._widths, self._prices, costs, stops)
+        return stops[:runs].tolist(), costs.item(0)

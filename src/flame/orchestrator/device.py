@@ -1,4 +1,9 @@
-"""One device's part of the schedule: its executors, the launches planned for it, and the histories encoded on it."""
+"""One device's part of the schedule: its executors, the launches planned for it, and the histories encoded on it.
+
+Launches start as they were planned, but those of batch requests only let others go first. They have the share that
+batch requests have in the queue: the next one lets others go first that take its own time divided by `BATCH_SHARE`, and
+one more.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.job import Job
 from flame.orchestrator.learning import Ratio
 from flame.orchestrator.profiles import ProfileSet
+from flame.orchestrator.queue import BATCH_SHARE
 from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.states import StatePool
 
@@ -21,8 +27,8 @@ class Device:
 
     `executors` can run launches, `idle` of them have none. `waiting` counts launches that are planned and not begun,
     and `work_ms` is what those that are planned and not ended cost, as predicted; `pace` is what predictions turned out
-    to be worth. `seen` is the state of the queue in which nothing was found for it, until `retry` (`time.monotonic`) at
-    the latest.
+    to be worth. `apiece_ms` is what a request of the last plan costs. `seen` is the state of the queue in which nothing
+    was found for it, until `retry` (`time.monotonic`) at the latest.
     """
 
     def __init__(self, name: str, profiles: ProfileSet, reuse: Reuse, executors: int) -> None:
@@ -34,9 +40,12 @@ class Device:
         self.waiting = 0
         self.work_ms = 0.0
         self.pace = Ratio()
+        self.apiece_ms = math.inf
         self.seen = -1
         self.retry = math.inf
         self._ready: list[Job] = []
+        self._batch: list[Job] = []  # ready, too
+        self._earned_ms = 0.0
 
     @classmethod
     def of(cls, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Self:
@@ -49,7 +58,17 @@ class Device:
     @property
     def has_ready(self) -> bool:
         """Whether a planned launch may begin."""
-        return bool(self._ready)
+        return bool(self._ready or self._batch)
+
+    @property
+    def postponed(self) -> int:
+        """How many may begin, but let those with interactive requests go first."""
+        return len(self._batch)
+
+    @property
+    def yields(self) -> bool:
+        """Whether whatever may begin lets interactive requests go first that are not even planned."""
+        return bool(self._batch) and not self._ready and not self._due()
 
     def plan(self, jobs: list[Job]) -> None:
         """Takes in planned launches."""
@@ -57,12 +76,29 @@ class Device:
         self.work_ms += sum([self._price(job) for job in jobs])
         for job in jobs:
             if not job.waits:
+                self._may_begin(job)
+
+    def hasten(self, job: Job) -> None:
+        """An interactive request waits for `job`: it lets nobody go first any more."""
+        if job.batch:
+            job.batch = False
+            if job in self._batch:
+                self._batch.remove(job)
+                heapq.heapify(self._batch)
                 heapq.heappush(self._ready, job)
 
     def pop(self) -> Job:
         """The next launch that may begin."""
         self.waiting -= 1
-        return heapq.heappop(self._ready)
+        if not self._batch:
+            return heapq.heappop(self._ready)
+        if not self._ready or self._due():
+            job = heapq.heappop(self._batch)
+            self._earned_ms = max(0.0, self._earned_ms - self._price(job))
+        else:
+            job = heapq.heappop(self._ready)
+            self._earned_ms += BATCH_SHARE * self._price(job)
+        return job
 
     def unblock(self, job: Job) -> None:
         """`job` has ended, or will never begin: those that wait for it alone may begin."""
@@ -72,14 +108,22 @@ class Device:
         for dependent in job.dependents:
             dependent.waits -= 1
             if not dependent.waits:
-                heapq.heappush(self._ready, dependent)
+                self._may_begin(dependent)
 
     def clear(self) -> None:
         """Forgets all launches that have not begun, and every history."""
         self._ready.clear()
+        self._batch.clear()
         self.waiting = 0
         self.work_ms = 0.0
         self.reuse.pool.clear()
+
+    def _may_begin(self, job: Job) -> None:
+        heapq.heappush(self._batch if job.batch else self._ready, job)
+
+    def _due(self) -> bool:
+        """Whether batch requests have waited long enough for their share."""
+        return self._earned_ms >= self._price(self._batch[0])
 
     def _price(self, job: Job) -> float:
         return self.profiles.price(job.launch.profile, job.launch.kind)

@@ -10,14 +10,16 @@ class Job:
     """A planned launch with its requests. `parts` are those that still take part, known when it begins: then it scores
     `candidates` and has room for `slots` of them, which are 0 for an encode.
 
-    `seats` are the parts as they were planned. `device` is the place of the device that runs it. `waits` counts the
+    `seats` are the parts as they were planned. `device` is the place of the device that runs it. `batch` says that
+    launches with interactive requests go first: it has none, nor does one that waits for it. `waits` counts the
     launches that must end before this one, of this plan and of earlier ones.
     """
 
-    __slots__ = ("candidates", "dependents", "device", "launch", "number", "parts", "seats", "slots", "waits")
+    __slots__ = ("batch", "candidates", "dependents", "device", "launch", "number", "parts", "seats", "slots", "waits")
 
     def __init__(self, number: int, launch: Launch, tickets: list[Ticket], device: int = 0) -> None:
         self.number = number
+        self.batch = False
         self.device = device
         self.launch = launch
         self.seats = [

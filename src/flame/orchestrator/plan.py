@@ -7,12 +7,10 @@ scored against the state. Slices of several requests may share one launch of a p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from flame.engine.spec import Profile
-from flame.orchestrator.cover import group
-from flame.orchestrator.profiles import Kind, ProfileSet, Tier
+from flame.orchestrator.profiles import Cut, Cuts, Kind, ProfileSet, Tier
 
 
 class Demand(NamedTuple):
@@ -67,18 +65,25 @@ class Planner(Protocol):
 NO_LIMIT: Mapping[int, int] = {}
 
 
+class _Lot(NamedTuple):
+    """Equal demands: `members` are their places among all demands, and `cuts` how they may be cut."""
+
+    demand: Demand
+    members: list[int]
+    cuts: list[Cuts]
+
+
 class _Draft(NamedTuple):
     """How the candidates of some demands are cut, and what launches of these slices cost when packed at best.
 
-    `lengths` are those of the slices of each demand, in the order of the demands, and `kinds` says whether they are
-    ranked or scored; `encodes` names the demands that are encoded. `cuts` holds, for each kind there is, where its
-    launches end among its slices. `gain` is what the encoded histories are expected to save later requests.
+    `pieces` names the demands that are cut in the same way, and `encodes` those that are encoded. `ends` holds, for
+    each kind there is, where its launches end among its slices, longest first. `gain` is what the encoded histories are
+    expected to save later requests.
     """
 
+    pieces: list[tuple[Cut, list[int]]]
     encodes: list[int]
-    kinds: list[Kind]
-    lengths: list[tuple[int, ...]]
-    cuts: dict[Kind, list[int]]
+    ends: dict[Kind, list[int]]
     cost: float
     gain: float
 
@@ -92,12 +97,10 @@ def plan(demands: Sequence[Demand], profiles: ProfileSet, states: Mapping[int, i
     """
     launches: list[Launch] = []
     cost = 0.0
-    for tier, members in _by_tier(demands, profiles):
-        asked = [demands[index] for index in members]
-        free = states.get(tier.history, len(members))
-        widths = [width for width in tier.shares if width == 1 or len(members) > 1]
-        best = min((_draft(asked, tier, width, free) for width in widths), key=_balance)
-        launches += _launches(best, members, tier)
+    for tier, lots in _by_tier(demands, profiles):
+        free = states.get(tier.history, len(demands))
+        best = min([_draft(lots, ways, tier, free) for ways in _ways(lots)], key=_balance)
+        launches += _launches(best, tier)
         cost += best.cost
     return Plan(_in_order(launches), cost)
 
@@ -106,106 +109,107 @@ def _balance(draft: _Draft) -> float:
     return draft.cost - draft.gain
 
 
-def _by_tier(demands: Sequence[Demand], profiles: ProfileSet) -> Iterable[tuple[Tier, list[int]]]:
-    tiers: dict[int, tuple[Tier, list[int]]] = {}
+def _by_tier(demands: Sequence[Demand], profiles: ProfileSet) -> Iterable[tuple[Tier, list[_Lot]]]:
+    alike: dict[Demand, list[int]] = {}
     for index, demand in enumerate(demands):
-        tier = profiles.tier(demand.events)
-        found = tiers.get(tier.history)
-        if found is None:
-            tiers[tier.history] = tier, [index]
+        members = alike.get(demand)
+        if members is None:
+            alike[demand] = [index]
         else:
-            found[1].append(index)
+            members.append(index)
+    tiers: dict[int, tuple[Tier, list[_Lot]]] = {}
+    for demand, members in alike.items():
+        tier = profiles.tier(demand.events)
+        found = tiers.setdefault(tier.history, (tier, []))
+        found[1].append(_Lot(demand, members, tier.cuts(demand.candidates)))
     return tiers.values()
 
 
-class _Choice(NamedTuple):
-    """What would be done for a demand: kind and lengths of its slices, with its history encoded first where that
-    `encodes` and a state is free, and otherwise."""
-
-    encodes: bool
-    gain: float
-    encoded: tuple[Kind, tuple[int, ...]]
-    plain: tuple[Kind, tuple[int, ...]]
+def _ways(lots: list[_Lot]) -> Iterable[tuple[Cut, ...]]:
+    """A cut for each lot, at the prices of launches shared by each number of users; the same ones only once."""
+    if len(lots) == 1 and len(lots[0].members) == 1:
+        return [(_cut(lots[0].demand, lots[0].cuts[0]),)]
+    return dict.fromkeys(zip(*[[_cut(lot.demand, cuts) for cuts in lot.cuts] for lot in lots], strict=True))
 
 
-def _choice(demand: Demand, tier: Tier, width: int) -> _Choice:
-    """At the prices of launches shared by `width` users."""
-    share, candidates = tier.shares[width], demand.candidates
-    ranked: tuple[Kind, tuple[int, ...]] = "rank", share.rank.lengths(candidates)
-    scored: tuple[Kind, tuple[int, ...]] = "score", share.score.lengths(candidates)
+def _cut(demand: Demand, cuts: Cuts) -> Cut:
     if demand.encoded:
-        return _Choice(False, 0.0, scored, scored if share.saving(candidates) else ranked)
-    encodes = share.encoding_pays(candidates, demand.again, demand.fresh)
-    return _Choice(encodes, demand.again * tier.shares[1].saving(candidates), scored, ranked)
+        return cuts.encoded
+    return cuts.score if cuts.share.encoding_pays(demand.candidates, demand.again, demand.fresh) else cuts.rank
 
 
-def _draft(demands: Sequence[Demand], tier: Tier, width: int, free: int) -> _Draft:
-    """Splits each demand at the prices of launches shared by `width` users, then packs the slices."""
+def _draft(lots: list[_Lot], ways: tuple[Cut, ...], tier: Tier, free: int) -> _Draft:
+    """Cuts each lot its way, but encodes no more histories than there are states `free`, and packs the slices."""
     gain = fresh_events = 0.0
     encodes: list[int] = []
-    kinds: list[Kind] = []
-    lengths: list[tuple[int, ...]] = []
-    slices: dict[Kind, list[int]] = {"encode": [], "rank": [], "score": []}
-    known: dict[Demand, _Choice] = {}
-    for place, demand in enumerate(demands):
-        choice = known.get(demand) or known.setdefault(demand, _choice(demand, tier, width))
-        if choice.encodes and len(encodes) < free:
-            kind, pieces = choice.encoded
-            encodes.append(place)
-            fresh_events += demand.fresh
-            gain += choice.gain
-        else:
-            kind, pieces = choice.plain
-        slices[kind].extend(pieces)
-        kinds.append(kind)
-        lengths.append(pieces)
-    slices["encode"] = [0] * len(encodes)
-    cuts: dict[Kind, list[int]] = {}
+    pieces: list[tuple[Cut, list[int]]] = []
+    for (demand, members, cuts), cut in zip(lots, ways, strict=True):
+        if cut.kind == "score" and not demand.encoded:
+            if (room := free - len(encodes)) < len(members):
+                pieces.append((cuts[0].rank, members[room:]))
+                members = members[:room]
+            encodes += members
+            fresh_events += len(members) * demand.fresh
+            gain += len(members) * demand.again * tier.shares[1].saving(demand.candidates)
+        pieces.append((cut, members))
+    ends: dict[Kind, list[int]] = {}
     cost = 0.0
-    for kind, found in slices.items():
-        if found:
-            found.sort(reverse=True)
-            cuts[kind], price = group([*map(tier.offers(kind).__getitem__, found)])
-            cost += price * fresh_events / len(encodes) if kind == "encode" else price
-    return _Draft(encodes, kinds, lengths, cuts, cost, gain)
+    if encodes:
+        ends["encode"], price = tier.grouping["encode"].cut([*[0] * (len(tier.sizes) - 1), len(encodes)])
+        cost += price * fresh_events / len(encodes)
+    for kind, counts in _counts(pieces, tier).items():
+        ends[kind], price = tier.grouping[kind].cut(counts)
+        cost += price
+    return _Draft(pieces, encodes, ends, cost, gain)
 
 
-def _launches(draft: _Draft, members: Sequence[int], tier: Tier) -> Iterator[Launch]:
-    """The launches of a draft, each kind's longest slices first."""
-    encodes = [(0, members[place], 0) for place in draft.encodes]
-    slices: dict[Kind, list[tuple[int, int, int]]] = {"encode": encodes, "rank": [], "score": []}
-    for index, kind, lengths in zip(members, draft.kinds, draft.lengths, strict=True):
-        found = slices[kind]
+def _counts(pieces: list[tuple[Cut, list[int]]], tier: Tier) -> dict[Kind, list[int]]:
+    """How many slices of each class there are, by their kind."""
+    counts: dict[Kind, list[int]] = {}
+    for cut, members in pieces:
+        if members:
+            of_kind = counts.get(cut.kind) or counts.setdefault(cut.kind, [0] * len(tier.sizes))
+            for place in cut.classes:
+                of_kind[place] += len(members)
+    return counts
+
+
+def _launches(draft: _Draft, tier: Tier) -> Iterator[Launch]:
+    """The launches of a draft, each kind's longest slices first, and of those of one length the oldest."""
+    slices: dict[Kind, dict[int, list[tuple[int, int, int]]]] = {"encode": {}, "rank": {}, "score": {}}
+    if draft.encodes:
+        slices["encode"][0] = [(index, 0, 0) for index in draft.encodes]
+    for cut, members in draft.pieces:
         start = 0
-        for length in lengths:
-            found.append((length, index, start))
-            start += length
-    for kind, ends in draft.cuts.items():
-        found = sorted(slices[kind], key=_length, reverse=True)
+        for length in cut.lengths:
+            stop = start + length
+            slices[cut.kind].setdefault(length, []).extend([(index, start, stop) for index in members])
+            start = stop
+    for kind, ends in draft.ends.items():
+        found: list[tuple[int, int, int]] = []
+        for _, alike in sorted(slices[kind].items(), reverse=True):
+            found += sorted(alike)
         first = 0
         for end in ends:
-            profile = tier.profile(kind, end - first, found[first][0])
+            longest = found[first][2] - found[first][1]
             run = enumerate(found[first:end])
-            yield Launch(
-                profile,
-                kind,
-                tuple([Slice(index, start, start + length, slot) for slot, (length, index, start) in run]),
-            )
+            # There is one of these for every request: `Slice(...)` takes twice as long.
+            packed = tuple([_new(Slice, (index, start, stop, slot)) for slot, (index, start, stop) in run])
+            yield Launch(tier.profile(kind, end - first, longest), kind, packed)
             first = end
 
 
-_length = itemgetter(0)
+_new = tuple.__new__
 
 
 def _in_order(launches: list[Launch]) -> tuple[Launch, ...]:
     """Oldest request first, and each encode right before the first launch that needs it; fills in `after`."""
     encodes = [launch for launch in launches if launch.kind == "encode"]
     encoding = {piece.demand: number for number, launch in enumerate(encodes) for piece in launch.slices}
-    working = [(min(launch.slices), launch.slices[0].start, launch) for launch in launches if launch.kind != "encode"]
     ordered: list[Launch] = []
     place: dict[int, int] = {}
-    for _, _, launch in sorted(working, key=_age):
-        if launch.kind != "score":
+    for launch in sorted([launch for launch in launches if launch.kind != "encode"], key=_age):
+        if launch.kind != "score" or not encoding:
             ordered.append(launch)
             continue
         needed = {encoding[piece.demand] for piece in launch.slices if piece.demand in encoding}
@@ -216,5 +220,6 @@ def _in_order(launches: list[Launch]) -> tuple[Launch, ...]:
     return tuple(ordered)
 
 
-def _age(entry: tuple[Slice, int, Launch]) -> tuple[int, int]:
-    return entry[0].demand, entry[1]
+def _age(launch: Launch) -> tuple[int, int]:
+    """Its oldest request, and where its longest slice starts."""
+    return min(launch.slices)[0], launch.slices[0].start

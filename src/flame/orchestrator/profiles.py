@@ -6,12 +6,13 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from flame.config import OrchestratorConfig
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
 from flame.errors import ConfigError, HistoryTooLong
-from flame.orchestrator.cover import Cover, Offer
+from flame.orchestrator.cover import Cover, Grouping
 
 Kind = Literal["rank", "encode", "score"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -94,8 +95,36 @@ class Share(NamedTuple):
         return self.rank.costs[candidates]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """How candidates are cut into slices of one `kind`. Equal ones of a tier are the same object.
+
+    `lengths` are those of the slices, longest first, and `classes` their places among the sizes of the tier, the
+    largest of which is the first.
+    """
+
+    kind: Kind
+    lengths: tuple[int, ...]
+    classes: tuple[int, ...]
+
+
+class Cuts(NamedTuple):
+    """How some number of candidates is cut where launches are shared by one number of users, and what that user pays.
+
+    Of a history that is encoded already, `encoded` is the cheaper way to go on.
+    """
+
+    rank: Cut
+    score: Cut
+    encoded: Cut
+    share: Share
+
+
 class Tier:
-    """All profiles of one history length, and the prices of launches among them. Immutable."""
+    """All profiles of one history length, and the prices of launches among them.
+
+    Immutable after it is made, but for memos that any thread may fill, with an entry for a candidate count at most.
+    """
 
     def __init__(self, history: int, events: int, costs: Mapping[Profile, ProfileCost], limit: int) -> None:
         self.history = history
@@ -108,13 +137,16 @@ class Tier:
             kind: [[self._cheapest(kind, users, size) for size in self.sizes] for users in range(self.widest + 1)]
             for kind in KINDS
         }
+        self.grouping = {kind: self._grouping(kind) for kind in self._launches}
+        self._cuts: dict[int, list[Cuts]] = {}
+        self._same: dict[tuple[Kind, tuple[int, ...]], Cut] = {}
 
-        self._offers = {kind: self._offered(kind) for kind in self._launches}
-
-    def offers(self, kind: Kind) -> tuple[tuple[Offer, ...], ...]:
-        """Launches of a kind by the candidates that a slot has to hold, from 0 up: widest first, none that a wider one
-        undercuts."""
-        return self._offers[kind]
+    def cuts(self, candidates: int) -> list[Cuts]:
+        """How that many candidates are cut, for each number of users of `shares`."""
+        found = self._cuts.get(candidates)
+        if found is None:
+            found = self._cuts[candidates] = [self._cut(share, candidates) for share in self.shares.values()]
+        return found
 
     def fewer(self, candidates: int) -> Iterator[int]:
         """Counts below `candidates` that fill launches without padding, most first."""
@@ -128,17 +160,20 @@ class Tier:
         assert found is not None, f"no {kind} launch for {users} users with {candidates} candidates"
         return found
 
-    def _offered(self, kind: Kind) -> tuple[tuple[Offer, ...], ...]:
-        """The same tuple for all candidate counts between two sizes; above the largest there is nothing."""
-        table: list[tuple[Offer, ...]] = []
-        for place, size in enumerate(self.sizes):
-            offers: list[Offer] = []
-            for users in sorted({profile.users for profile in self.costs}, reverse=True):
-                price = self._launches[kind][users][place][0]
-                if price < (offers[-1].price if offers else math.inf):
-                    offers.append(Offer(users, price))
-            table += [tuple(offers)] * (size + 1 - len(table))
-        return tuple(table)
+    def _grouping(self, kind: Kind) -> Grouping:
+        widths = sorted({profile.users for profile in self.costs}, reverse=True)
+        places = range(len(self.sizes) - 1, -1, -1)
+        return Grouping(widths, [[self._launches[kind][users][place][0] for users in widths] for place in places])
+
+    def _cut(self, share: Share, candidates: int) -> Cuts:
+        rank = self._one("rank", share.rank.lengths(candidates))
+        score = self._one("score", share.score.lengths(candidates))
+        return Cuts(rank, score, score if share.saving(candidates) else rank, share)
+
+    def _one(self, kind: Kind, lengths: tuple[int, ...]) -> Cut:
+        largest = len(self.sizes) - 1
+        classes = tuple(largest - bisect_left(self.sizes, length) for length in lengths)
+        return self._same.setdefault((kind, lengths), Cut(kind, lengths, classes))
 
     def _cheapest(self, kind: Kind, users: int, candidates: int) -> tuple[float, Profile | None]:
         fitting = [p for p in self.costs if p.users >= users and p.candidates >= candidates]
@@ -178,15 +213,18 @@ class ProfileSet:
             for history in sorted({profile.history for profile in self.profiles})
         )
         self.widest = max(profile.users for profile in self.profiles)
+        self._by_events: list[Tier] = []
+        for tier in self.tiers:
+            self._by_events += [tier] * (tier.events + 1 - len(self._by_events))
 
     def tier(self, events: int) -> Tier:
         """The shortest profiles that hold `events` events in each sequence; raises `HistoryTooLong` without any."""
-        for tier in self.tiers:
-            if events <= tier.events:
-                return tier
-        raise HistoryTooLong(
-            f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
-        )
+        try:
+            return self._by_events[events]
+        except IndexError:
+            raise HistoryTooLong(
+                f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
+            ) from None
 
     def fitting(self, events: int, candidates: int) -> tuple[Profile, ...]:
         """All profiles that can take the demand in one launch, smallest first; none means that it must be split."""

@@ -36,9 +36,15 @@ class RequestQueue:
         self._earned_ms = 0.0
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._entries = 0
+        self._kept = 0  # deadlines that were left when those of requests that had left were last cleared away
 
     def __len__(self) -> int:
         return self._interactive.count + self._batch.count
+
+    @property
+    def interactive(self) -> int:
+        """How many of them are interactive."""
+        return self._interactive.count
 
     @property
     def urgent(self) -> float:
@@ -67,10 +73,12 @@ class RequestQueue:
 
     def pop(self) -> Ticket:
         """Takes out whoever is next; there must be somebody."""
+        if not self._batch.count:
+            return self._interactive.pop()
         ticket = self._next().pop()
         if ticket.priority == "batch":
             self._earned_ms = max(0.0, self._earned_ms - ticket.cost_ms)
-        elif self._batch.count:
+        else:
             self._earned_ms += BATCH_SHARE * ticket.cost_ms
         return ticket
 
@@ -81,11 +89,11 @@ class RequestQueue:
 
     def pop_late(self, now: float) -> list[Ticket]:
         """Takes out the requests whose deadline has passed, so that those behind them are counted and served as if
-        they had never come. O(log n) for each."""
+        they had never come; also names those that are planned and have not begun. O(log n) for each."""
         late = []
         while self._deadlines and self._deadlines[0][0] <= now:
             ticket = heapq.heappop(self._deadlines)[2]
-            if ticket in self:
+            if self._waits(ticket):
                 self.remove(ticket)
                 late.append(ticket)
         return late
@@ -106,14 +114,19 @@ class RequestQueue:
         return batch if first else interactive
 
     def _expect(self, ticket: Ticket) -> None:
-        """Remembers the deadline. Entries of requests that have left go when they are the greater part."""
+        """Remembers the deadline. Entries of requests that have left go when they may be the greater part."""
         if ticket.deadline is None:
             return
         self._entries += 1
         heapq.heappush(self._deadlines, (ticket.deadline, self._entries, ticket))
-        if len(self._deadlines) > 2 * len(self) + _SPARE:
-            self._deadlines = [*{entry[2]: entry for entry in self._deadlines if entry[2] in self}.values()]
+        if len(self._deadlines) > 2 * self._kept + _SPARE:
+            self._deadlines = [*{entry[2]: entry for entry in self._deadlines if self._waits(entry[2])}.values()]
+            self._kept = len(self._deadlines)
             heapq.heapify(self._deadlines)
+
+    def _waits(self, ticket: Ticket) -> bool:
+        """Whether `ticket` is here, or planned without having begun."""
+        return ticket in self or (ticket.device is not None and ticket.started is None and not ticket.settled)
 
 
 class _Turns:
@@ -135,7 +148,10 @@ class _Turns:
         return next(iter(next(iter(self._users.values()))))
 
     def push(self, ticket: Ticket) -> None:
-        self._users.setdefault(ticket.user, OrderedDict())[ticket] = None
+        tickets = self._users.get(ticket.user)
+        if tickets is None:
+            tickets = self._users[ticket.user] = OrderedDict()
+        tickets[ticket] = None
         self.count += 1
 
     def put_back(self, ticket: Ticket) -> None:
@@ -145,13 +161,11 @@ class _Turns:
         self._users.move_to_end(ticket.user, last=False)
 
     def pop(self) -> Ticket:
-        user, tickets = next(iter(self._users.items()))
+        user, tickets = self._users.popitem(last=False)
         ticket, _ = tickets.popitem(last=False)
         self.count -= 1
         if tickets:
-            self._users.move_to_end(user)
-        else:
-            del self._users[user]
+            self._users[user] = tickets
         return ticket
 
     def remove(self, ticket: Ticket) -> None:

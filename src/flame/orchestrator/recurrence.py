@@ -25,12 +25,15 @@ class Recurrence:
 
     def add(self, fingerprint: bytes, prefixes: Sequence[bytes] = ()) -> None:
         """Counts one request; where its history has `prefixes`, the longest stands for it."""
-        names = prefixes or (fingerprint,)
-        known = next((name for name in reversed(names) if name in self._recent), None)
-        again = known is not None
-        if known is not None:
-            del self._recent[known]
-        self._recent[names[-1]] = None
-        if len(self._recent) > self._span:
-            self._recent.popitem(last=False)
+        recent = self._recent
+        newest = known = fingerprint
+        if prefixes:
+            newest = prefixes[-1]
+            known = next((name for name in reversed(prefixes) if name in recent), newest)
+        again = known in recent
+        if again:
+            del recent[known]
+        elif len(recent) == self._span:
+            recent.popitem(last=False)
+        recent[newest] = None
         self.share += _WEIGHT * (again - self.share)

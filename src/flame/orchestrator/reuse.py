@@ -47,20 +47,39 @@ class Reuse:
         return bool(self.key(ticket)) and self.pool.knows(self._length(ticket), ticket.features.fingerprint)
 
     def find(self, ticket: Ticket) -> bool:
-        """Lends `ticket` the state of its history, if that is encoded or about to be; whether it is."""
-        if not self.key(ticket):
-            return False
+        """Lends `ticket`, which has a `key`, the state of its history, if that is encoded or about to be."""
         held = ticket.held = self.pool.find(self._length(ticket), ticket.features.fingerprint)
+        if held is None:
+            return False
         if held in self._filling:
             self._filling[held].waiting.append(ticket)
-        return held is not None
+        return True
 
     def demands(self, batch: Sequence[Ticket], twins: Sequence[Ticket]) -> list[Demand]:
         """What the planner is told of a batch; the histories of `twins`, who wait for it, are sure to come again."""
         if self._recurrence is None:
             return [ticket.demand for ticket in batch]
-        chance, again = self._recurrence.share, {self.key(ticket) for ticket in twins}
-        return [self._demand(ticket, 1.0 if self.key(ticket) in again else chance) for ticket in batch]
+        chance, sure = self._recurrence.share, {self.key(ticket) for ticket in twins}
+        new: dict[Demand, Demand] = {}
+        demands: list[Demand] = []
+        hits = misses = 0
+        for ticket in batch:
+            demand, key = ticket.demand, self.key(ticket)
+            if key:
+                self._recurrence.add(key, ticket.features.prefixes)
+                if ticket.held is not None:
+                    hits += 1
+                    demand = demand._replace(encoded=True, again=chance)
+                else:
+                    misses += 1
+                    if key in sure or ticket.features.prefixes:
+                        demand = self._grown(ticket, 1.0 if key in sure else chance)
+                    else:  # nearly all, which differ in their candidates only
+                        demand = new.get(demand) or new.setdefault(demand, demand._replace(again=chance))
+            demands.append(demand)
+        self._metrics.state_hits.inc(hits)
+        self._metrics.state_misses.inc(misses)
+        return demands
 
     def own(self, ticket: Ticket, job: Job) -> None:
         """Lends `ticket` a state that `job` encodes its history into."""
@@ -119,20 +138,10 @@ class Reuse:
         self.pool.give(held)
         return stranded
 
-    def _demand(self, ticket: Ticket, again: float) -> Demand:
-        if not self.key(ticket):
-            return ticket.demand
-        self._count(ticket)
-        events, candidates = ticket.demand.events, ticket.demand.candidates
-        if ticket.held is not None:
-            return Demand(events, candidates, encoded=True, again=again)
+    def _grown(self, ticket: Ticket, again: float) -> Demand:
+        """What a ticket demands whose history may be one that was appended to since it was encoded."""
         prefix = self.pool.prefix(self._length(ticket), self._prefixes(ticket))
-        return Demand(events, candidates, again=again, fresh=_fresh(ticket, prefix))
-
-    def _count(self, ticket: Ticket) -> None:
-        assert self._recurrence is not None
-        self._recurrence.add(ticket.features.fingerprint, ticket.features.prefixes)
-        (self._metrics.state_misses if ticket.held is None else self._metrics.state_hits).inc()
+        return ticket.demand._replace(again=again, fresh=_fresh(ticket, prefix))
 
     def _prefixes(self, ticket: Ticket) -> Sequence[bytes]:
         return ticket.features.prefixes if self.key(ticket) else ()

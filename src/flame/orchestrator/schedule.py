@@ -1,7 +1,8 @@
 """What waits and what runs: the queue of requests, and of the launches planned for them. No threads, no waiting.
 
 Requests are planned (`flame.orchestrator.batching`) when an executor asks for work and no planned launch is ready.
-Launches start in planned order once those they depend on have ended. All launches of a request are one device's
+Launches start in planned order once those they depend on have ended, but interactive requests go before launches of
+batch requests only, also where these are planned and those are not. All launches of a request are one device's
 (`flame.orchestrator.placement` says whose).
 """
 
@@ -93,7 +94,7 @@ class Schedule:
             self._fail(ticket, error)
 
     def drop_late(self, now: float) -> None:
-        """Fails the requests in the queue whose deadline has passed."""
+        """Fails the requests whose deadline has passed before anything of them began."""
         for ticket in self._pending.pop_late(now):
             refusal = ticket.refusal(now)
             assert refusal, "its deadline has passed"
@@ -111,6 +112,8 @@ class Schedule:
             # What was left is looked at again: here, or by the next executor if this one gets busy.
             own.seen, own.retry = -1, math.inf
         while own.has_ready or self._pending:
+            if own.yields and self._pending.interactive and self._batching.plan(device, now):
+                continue
             if own.has_ready:
                 job = own.pop()
                 if self._begin(job, now):
