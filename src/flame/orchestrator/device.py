@@ -36,7 +36,7 @@ class Device:
         self.pace = Ratio()
         self.seen = -1
         self.retry = math.inf
-        self._ready: list[Job] = []
+        self._ready: list[tuple[int, Job]] = []
 
     @classmethod
     def of(cls, engine: Engine, config: OrchestratorConfig, metrics: Metrics) -> Self:
@@ -57,12 +57,12 @@ class Device:
         self.work_ms += sum([self._price(job) for job in jobs])
         for job in jobs:
             if not job.waits:
-                heapq.heappush(self._ready, job)
+                heapq.heappush(self._ready, (job.number, job))
 
     def pop(self) -> Job:
         """The next launch that may begin."""
         self.waiting -= 1
-        return heapq.heappop(self._ready)
+        return heapq.heappop(self._ready)[1]
 
     def unblock(self, job: Job) -> None:
         """`job` has ended, or will never begin: those that wait for it alone may begin."""
@@ -72,7 +72,7 @@ class Device:
         for dependent in job.dependents:
             dependent.waits -= 1
             if not dependent.waits:
-                heapq.heappush(self._ready, dependent)
+                heapq.heappush(self._ready, (dependent.number, dependent))
 
     def clear(self) -> None:
         """Forgets all launches that have not begun, and every history."""
