@@ -31,7 +31,7 @@ def test_the_compiled_request_path_passes_the_tests_of_the_source(tmp_path: Path
     run([str(ROOT / "native" / "compile.py"), str(tmp_path), "--level", "0"], tmp_path)
     assert run(["-m", "flame", "--version"], tmp_path) == f"flame {flame.__version__} (compiled)\n"
     files = [f"tests/orchestrator/test_{name}.py" for name in TESTS]
-    run(["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files], tmp_path)
+    run(["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile=ci", *files], tmp_path)
 
 
 def run(words: list[str], place: Path) -> str:
