@@ -12,7 +12,7 @@ TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
 GPU_RESULTS = $(filter-out %-cpu.json,$(wildcard benchmarks/results/engine-*.json))
 
-.PHONY: install install-dev demo test test-gpu lint format docs clean
+.PHONY: install install-dev compiled demo test test-gpu lint format docs clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -32,6 +32,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# A wheel whose request path is compiled.
+compiled: install-dev
+	HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --wheel-dir dist .
 
 demo: install
 	$(BIN)/flame demo

@@ -17,7 +17,7 @@ def test_all_is_sorted_and_every_name_is_there() -> None:
 
 
 def test_all_holds_every_public_name() -> None:
-    assert set(flame.__all__) == {*flame._HOME, "__version__"}
+    assert set(flame.__all__) == {*flame._HOME, "__version__", "compiled"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -12,6 +12,8 @@ Names are imported when they are first used: `import flame` alone loads neither 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "Ranker",
     "StageTimes",
     "__version__",
+    "compiled",
 ]
 
 _HOME = {
@@ -40,6 +43,12 @@ _HOME = {
     "Ranker": "ranker",
     **dict.fromkeys(["FeatureCounts", "History", "RankRequest", "RankResponse", "StageTimes"], "records"),
 }
+
+
+def compiled() -> bool:
+    """Whether the request path runs as machine code, as in a wheel that was built so, or as Python."""
+    found = importlib.util.find_spec("flame.orchestrator.schedule")
+    return found is not None and (found.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def __getattr__(name: str) -> object:

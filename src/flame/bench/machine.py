@@ -31,6 +31,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "flame": flame.__version__,
+        "compiled": flame.compiled(),
         **_versions(),
         **_commit(Path(flame.__file__)),
     }

@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    root.add_argument("--version", action="version", version=f"flame {flame.__version__}")
+    how = " (compiled)" if flame.compiled() else ""
+    root.add_argument("--version", action="version", version=f"flame {flame.__version__}{how}")
     commands = root.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for module in (serve, rank, build, validate, bench, load, features, demo):
         module.add(commands)

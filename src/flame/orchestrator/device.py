@@ -43,8 +43,8 @@ class Device:
         self.apiece_ms = math.inf
         self.seen = -1
         self.retry = math.inf
-        self._ready: list[Job] = []
-        self._batch: list[Job] = []  # ready, too
+        self._ready: list[tuple[int, Job]] = []
+        self._batch: list[tuple[int, Job]] = []  # ready, too
         self._earned_ms = 0.0
 
     @classmethod
@@ -82,21 +82,22 @@ class Device:
         """An interactive request waits for `job`: it lets nobody go first any more."""
         if job.batch:
             job.batch = False
-            if job in self._batch:
-                self._batch.remove(job)
+            entry = job.number, job
+            if entry in self._batch:
+                self._batch.remove(entry)
                 heapq.heapify(self._batch)
-                heapq.heappush(self._ready, job)
+                heapq.heappush(self._ready, entry)
 
     def pop(self) -> Job:
         """The next launch that may begin."""
         self.waiting -= 1
         if not self._batch:
-            return heapq.heappop(self._ready)
+            return heapq.heappop(self._ready)[1]
         if not self._ready or self._due():
-            job = heapq.heappop(self._batch)
+            job = heapq.heappop(self._batch)[1]
             self._earned_ms = max(0.0, self._earned_ms - self._price(job))
         else:
-            job = heapq.heappop(self._ready)
+            job = heapq.heappop(self._ready)[1]
             self._earned_ms += BATCH_SHARE * self._price(job)
         return job
 
@@ -119,11 +120,11 @@ class Device:
         self.reuse.pool.clear()
 
     def _may_begin(self, job: Job) -> None:
-        heapq.heappush(self._batch if job.batch else self._ready, job)
+        heapq.heappush(self._batch if job.batch else self._ready, (job.number, job))
 
     def _due(self) -> bool:
         """Whether batch requests have waited long enough for their share."""
-        return self._earned_ms >= self._price(self._batch[0])
+        return self._earned_ms >= self._price(self._batch[0][1])
 
     def _price(self, job: Job) -> float:
         return self.profiles.price(job.launch.profile, job.launch.kind)

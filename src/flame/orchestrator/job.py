@@ -32,9 +32,6 @@ class Job:
         self.candidates = 0
         self.slots = 0
 
-    def __lt__(self, other: Job) -> bool:
-        return self.number < other.number
-
     def wait_for(self, other: Job) -> None:
         """Lets this launch begin only when `other`, which has not ended, has."""
         other.dependents.append(self)

@@ -13,9 +13,10 @@ def announcement(service: Service, config: ServerConfig, http_port: int, grpc_po
     """A few lines of plain text for a person."""
     spec, limits = service.spec, service.spec.input
     host = f"[{config.host}]" if ":" in config.host else config.host
+    version = flame.__version__ + (" (compiled)" if flame.compiled() else "")
     candidates = ", ".join(str(item) for item in range(1, min(3, limits.max_candidates) + 1))
     return f"""\
-FLAME {flame.__version__} serves {spec.name}, version {spec.version} ({spec.architecture}, backend {service.engine})
+FLAME {version} serves {spec.name}, version {spec.version} ({spec.architecture}, backend {service.engine})
   tasks   {", ".join(task.name for task in spec.tasks)}
   limits  {limits.max_candidates} candidates, {limits.max_history} history events, {limits.scenarios} scenarios, \
 {config.max_body_bytes / _MIB:g} MiB a request, {service.max_users} requests in flight
