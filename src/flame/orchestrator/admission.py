@@ -45,7 +45,7 @@ class Permit(msgspec.Struct, eq=False, gc=False):
     place: Place
     candidates: int
     truncated: bool
-    _admission: Admission
+    _leave: Callable[[Permit, Outcome | BaseException | None], None]
     held: bool = True
 
     def release(self, outcome: Outcome | BaseException | None = None) -> None:
@@ -53,7 +53,7 @@ class Permit(msgspec.Struct, eq=False, gc=False):
 
         Later predictions learn from `outcome`, what became of the request, where it came to the queue.
         """
-        self._admission._leave(self, outcome)
+        self._leave(self, outcome)
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +139,7 @@ class Admission:
         if (before := self._forecast.crowd.before(request.priority)) >= self._limit:
             return QueueFull(_FULL, before)
         self._forecast.enter(place)
-        return Permit(place, fitting, fitting < candidates, self)
+        return Permit(place, fitting, fitting < candidates, self._leave)
 
     def _truncated(
         self, request: RankRequest, place: Place, latest_ms: float, left_ms: float
