@@ -206,17 +206,28 @@ def test_a_cut_spares_requests_whose_last_launch_runs(queue, features: Make) -> 
 
 
 @pytest.mark.parametrize(
-    ("launch_ms", "launches"), [(0.1, MOST), (AHEAD_MS / 5, 5), (AHEAD_MS / 4.5, 5), (99.0, LEAST)]
+    ("launch_ms", "executors", "launches"),
+    [
+        (AHEAD_MS / 99, 2, MOST),
+        (AHEAD_MS / 5.1, 2, 5),
+        (AHEAD_MS / 5.9, 2, 5),
+        (AHEAD_MS / 3.1, 4, 9),
+        (AHEAD_MS, 2, LEAST),
+        (AHEAD_MS / 99, 1, LEAST),
+    ],
 )
-def test_as_many_are_planned_together_as_fill_some_time(spec, features: Make, launch_ms: float, launches: int) -> None:
+def test_as_many_are_planned_together_as_fill_some_time(
+    spec, features: Make, launch_ms: float, executors: int, launches: int
+) -> None:
     costs = {Profile(4, 30, 16): ProfileCost(launch_ms, launch_ms, launch_ms)}
     profiles, metrics = ProfileSet(spec, costs, costs), Metrics()
-    pool = StatePool(HashEngine(spec, list(costs), costs), profiles, 1, 0, metrics)
-    schedule = Schedule([Device("virtual", profiles, Reuse(pool, profiles, 0, metrics), 1)], plan)
-    for number in range(4 * (LEAST + MOST)):
-        schedule.add(ticket(features(number, 5)))
+    pool = StatePool(HashEngine(spec, list(costs), costs), profiles, executors, 0, metrics)
+    schedule = Schedule([Device("virtual", profiles, Reuse(pool, profiles, 0, metrics), executors)], plan)
+    same = features(1, 5)
+    for _ in range(4 * executors * (LEAST + MOST)):
+        schedule.add(ticket(same))
     planned = []
-    while job := schedule.take(1.0):
+    while (job := schedule.take(1.0)) and len(planned) <= LEAST:
         planned.append(len(job.parts) + 4 * schedule.waiting)
         finish(schedule, job)
     assert planned[0] == 4 * LEAST, "before anything is known of what they cost"

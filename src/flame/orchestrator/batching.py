@@ -20,10 +20,11 @@ from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 
-AHEAD_MS = 8.0
-"""Device time of the requests that are planned together, about: the more there are, the more of one size are found,
-which leave fewer slots empty; but whoever comes later waits for what is planned, unless that is batch work and they are
-interactive."""
+AHEAD_MS = 2.0
+"""Device time of the requests that are planned together, about, for each executor of the device but one. The more they
+are, the more of one size are found, which leave fewer slots empty. But nothing begins while they are planned, which
+hides only behind launches of other executors; and whoever comes later waits for what is planned, unless that is batch
+work and they are interactive."""
 
 LEAST, MOST = 2, 16
 """Full launches' worth of requests that are planned together where there are as many, whatever they take."""
@@ -116,9 +117,9 @@ class Batching:
         While interactive requests wait, batch ones fill up their launches, and no more.
         """
         widest = own.profiles.widest
-        wanted = AHEAD_MS / own.apiece_ms if own.apiece_ms else math.inf
-        launches = min(wanted, self._queue.interactive or math.inf, MOST * widest) / widest
-        return max(LEAST, math.ceil(launches)) * widest
+        wanted = AHEAD_MS * (own.executors - 1) / own.apiece_ms if own.apiece_ms else math.inf
+        interactive = -(-self._queue.interactive // widest) or MOST
+        return widest * max(LEAST, int(min(wanted / widest, interactive, MOST)))
 
     def _commit(self, device: int, launches: tuple[Launch, ...], batch: list[Ticket]) -> None:
         own = self._devices[device]
