@@ -1,4 +1,4 @@
-"""What holds for all tests: signals as in a foreground shell, how Triton's kernels run, and what compiles C++."""
+"""What holds for all tests: signals as in a foreground shell, how Triton's kernels run, threads, and the C++ compiler."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from tests.compile_once import COMPILER, FOLDER
 # process would wait for ever. A signal that is handled here is back to its default in a child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every worker of the run keeps one core busy. PyTorch's own threads, one for each core, would only spin while they
+# wait for the next of many small operations: tests took two to four times as much of the processor.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Triton decides when it is imported whether it interprets or compiles, so this process does one of the two. The
 # driver's own files tell whether there is a GPU: torch takes seconds to import, and most tests do without.
