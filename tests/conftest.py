@@ -1,4 +1,4 @@
-"""What holds for all tests: signals as in a foreground shell, how Triton's kernels run, threads, and the C++ compiler."""
+"""What holds for all tests: signals as in a foreground shell, how kernels run, threads, and the C++ compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every worker of the run keeps one core busy. PyTorch's own threads, one for each core, would only spin while they
-# wait for the next of many small operations: tests took two to four times as much of the processor.
+# wait for the next of many small operations: tests of the oracle took five times as much of the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Triton decides when it is imported whether it interprets or compiles, so this process does one of the two. The
