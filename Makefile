@@ -41,7 +41,7 @@ demo: install
 	$(BIN)/flame demo
 
 test: install-dev
-	$(BIN)/pytest -n 2 -m "not gpu"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not gpu"
 
 test-gpu: install-dev
 	$(BIN)/pytest -m gpu

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +29,13 @@ def test_weights_are_complete_finite_and_repeatable(name: str) -> None:
     again, other = random_weights(spec, 1), random_weights(spec, 2)
     assert all(torch.equal(weights[key], again[key]) for key in weights)
     assert not any(torch.equal(weights[key], other[key]) for key in weights)
+
+
+def test_a_model_is_described_without_pytorchs_compiler() -> None:
+    """Every start of a server describes its model; the import would take two seconds of it."""
+    code = "from flame.engine.models import expected_tensors as of; from flame.engine.presets import names, preset"
+    code += "; import sys; [of(preset(name)) for name in names()]; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("name", ["flame-base", "flame-long"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,20 @@ def features(spec: ModelSpec) -> Callable[..., Features]:
         words = random_words(spec, layout, [events], [candidates], np.random.default_rng(seed))
         fingerprint = history_digest(layout.views(words), 0).to_bytes(8, "little")
         return Features(words, layout, tuple(events), fingerprint, FeatureCounts())
+
+    return make
+
+
+@pytest.fixture
+def page(features: Callable[..., Features]) -> Callable[..., Features]:
+    """A request of its own (`seed`: candidates, user, context) with the history and the scenario of another seed."""
+
+    def make(history: int, seed: int, candidates: int = 5) -> Features:
+        past, own = features(history, 1), features(1000 + seed, candidates)
+        mine, theirs = own.layout.views(own.words), past.layout.views(past.words)
+        mine.events[:] = theirs.events
+        mine.header[0, SCENARIO] = theirs.header[0, SCENARIO]
+        return replace(own, fingerprint=past.fingerprint)
 
     return make
 

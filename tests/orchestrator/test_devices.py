@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flame.errors import EngineFailed, ExecutionError, FlameError
-from flame.layout import SCENARIO
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.plan import plan
@@ -38,20 +36,6 @@ OVERHEAD_S = 1e-6
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flame.orchestrator.supervise._PAUSE_S", 0.001)
-
-
-@pytest.fixture
-def page(features: Make) -> Make:
-    """A request of its own (`seed`) with the history and the scenario of another seed."""
-
-    def make(history: int, seed: int, candidates: int = 5) -> Features:
-        past, own = features(history, 1), features(1000 + seed, candidates)
-        mine, theirs = own.layout.views(own.words), past.layout.views(past.words)
-        mine.events[:] = theirs.events
-        mine.header[0, SCENARIO] = theirs.header[0, SCENARIO]
-        return replace(own, fingerprint=past.fingerprint)
-
-    return make
 
 
 @pytest.fixture

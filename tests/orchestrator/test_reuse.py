@@ -24,20 +24,6 @@ Make = Callable[..., Features]
 Expected = Callable[[Features], NDArray[np.float32]]
 
 
-@pytest.fixture
-def page(features: Make) -> Make:
-    """A request of its own (`seed`: candidates, user, context) with the history and the scenario of another seed."""
-
-    def make(history: int, seed: int, candidates: int = 5) -> Features:
-        past, own = features(history, 1), features(1000 + seed, candidates)
-        mine, theirs = own.layout.views(own.words), past.layout.views(past.words)
-        mine.events[:] = theirs.events
-        mine.header[0, SCENARIO] = theirs.header[0, SCENARIO]
-        return replace(own, fingerprint=past.fingerprint)
-
-    return make
-
-
 def counts(metrics: Metrics) -> dict[str, float | None]:
     names = {"hits": "state_hits_total", "misses": "state_misses_total", "evictions": "state_evictions_total"}
     names |= {"held": "states_held", "bytes": "state_bytes"}

@@ -1,8 +1,7 @@
-"""Engines of small models with odd sizes, each kernel library compiled once for the whole run."""
+"""Engines of small models with odd sizes."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from flame.engine.backends.compiled import CompiledEngine
 from flame.engine.backends.compiled_model import constants
 from flame.engine.backends.eager import EagerEngine
-from flame.engine.kernels.cpu.compiler import SOURCES, compile_library
+from flame.engine.kernels.cpu.compiler import compile_library
 from flame.engine.package import ModelPackage
 from flame.engine.presets import random_weights
 from flame.engine.probe import Packed
@@ -31,20 +30,14 @@ HISTORY, CANDIDATES = 300, 150
 
 @pytest.fixture(scope="session")
 def library_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelSpec], Path]:
-    """The compiled library of a spec; processes of one run share the folder and compile nothing twice."""
-    folder = tmp_path_factory.getbasetemp()
-    shared = (folder.parent if folder.name.startswith("popen") else folder) / "libraries"
-    shared.mkdir(exist_ok=True)
-    sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    """The compiled library of a spec."""
+    folder = tmp_path_factory.mktemp("libraries")
 
     def library(spec: ModelSpec) -> Path:
         sizes = constants(spec)
-        name = hashlib.sha256(sources + repr((spec.architecture, sizes)).encode()).hexdigest()
-        path = shared / f"{name}.so"
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                compile_library(f"{spec.architecture}.cpp", sizes, path)
+        path = folder / f"{hashlib.sha256(repr((spec.architecture, sizes)).encode()).hexdigest()}.so"
+        if not path.exists():
+            compile_library(f"{spec.architecture}.cpp", sizes, path)
         return path
 
     return library

@@ -23,12 +23,15 @@ from flame.engine.backends.fused.compiling import compile_kernel
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import kernels_of
 from flame.engine.kernels.kernel import Cubin, CudaKernel, Kernel
+from flame.engine.kernels.nvrtc import compile_with_log
 from flame.engine.kernels.resources import instructions, resources
 from flame.engine.presets import preset
 from flame.engine.spec import ModelSpec
 from flame.schema import ItemTable
 
 KERNELS = Path(flame.engine.kernels.__file__).parent
+SERIAL = "Performance Loss"
+"""What the compiler says of products of warpgroups that it cannot let overlap."""
 TAKES_TICKETS = "climber_stack"
 """Before it waits: its order has to be that of its CTAs' places."""
 
@@ -47,8 +50,11 @@ def of_programs(capability: int) -> Iterator[tuple[str, Kernel]]:
                     yield " ".join((label, precision, *(f"-{part}" for part in without))), kernel
 
 
-ALL = ("bf16", "fp16", "fp32")
-PARTS = ((), ("stack",), ("stack", "feed-forward"))
+BOTH = ("bf16", "fp32")
+"""A kernel in fp16 has the tiles and the products of the one in bf16: it takes the same shared memory and no stack."""
+ALL = (*BOTH, "fp16")
+"""Where bf16 has kernels of its own (`climber_stack`, `climber_head`), fp16 is what the others run in."""
+PARTS = (("stack",), ("stack", "feed-forward"))
 TINY = (
     "tiny-climber",
     "tiny-climber-bias",
@@ -58,21 +64,32 @@ TINY = (
 )
 TINY_HSTU = ("tiny-hstu", "tiny-hstu-bidirectional", "tiny-hstu-appendable")
 
+Configuration = tuple[str, ModelSpec, Sequence[str], Sequence[Sequence[str]]]
 
-def configurations(capability: int) -> Iterator[tuple[str, ModelSpec, Sequence[str], Sequence[Sequence[str]]]]:
+
+def configurations(capability: int) -> Iterator[Configuration]:
     """Models, their precisions and the parts they do without: all for 9.0, where this project measures.
 
     For the others what a user gets by default and what differs most from it, so that the gate stays quick.
     """
     home = capability == 90
-    yield "flame-base", preset("flame-base"), ALL if home else ("bf16",), PARTS if home else ((),)
-    yield "hstu-1k", preset("hstu-1k"), ALL if home else ("bf16",), ((),)
-    yield "climber-512", climber(512, heads=8), ALL if home else ("bf16",), ((),)
+    yield "flame-base", preset("flame-base"), ALL if home else ("bf16",), ((),)
+    yield "hstu-1k", preset("hstu-1k"), BOTH if home else ("bf16",), ((),)
+    yield "climber-512", climber(512, heads=8), ("fp32",) if home else ("bf16",), ((),)
     yield "tiny-climber-bias", preset("tiny-climber-bias"), ("bf16",), ((),)
     if home:
-        yield "climber-1024", climber(1024, heads=16), ("bf16",), ((),)
-        for name in (*TINY, *TINY_HSTU):
-            yield name, preset(name), ("bf16",), ((),)
+        yield from only_at_home()
+
+
+def only_at_home() -> Iterator[Configuration]:
+    """What is compiled for 9.0 alone.
+
+    `climber-1024` has the kernels and the tiles that `climber-512` has in bf16, with wider rows.
+    """
+    yield "flame-base", preset("flame-base"), BOTH, PARTS
+    yield "climber-1024", climber(1024, heads=16), ("bf16",), ((),)
+    for name in (*TINY, *TINY_HSTU):
+        yield name, preset(name), ("bf16",), ((),)
 
 
 def climber(dim: int, heads: int) -> ModelSpec:
@@ -110,13 +127,21 @@ def measured(kernel: Kernel, capability: int) -> dict[str, Any]:
     """What it takes, and whether it waits as a dependent must, or why it does not compile."""
     started = time.monotonic()
     try:
-        cubin = compile_kernel(kernel, capability)
-        found = resources(cubin, capability)._asdict() | {"dependent": cubin.dependent}
+        cubin, log = compiled(kernel, capability)
+        found = resources(cubin, capability)._asdict() | {"threads": cubin.threads, "dependent": cubin.dependent}
+        found["serial"] = SERIAL in log
         if cubin.dependent:
             found["waits"] = waits(cubin, operation(kernel) == TAKES_TICKETS)
     except Exception as error:  # whatever a compiler raises
         found = {"error": f"{type(error).__name__}: {error}"[:2000]}
     return found | {"seconds": time.monotonic() - started}
+
+
+def compiled(kernel: Kernel, capability: int) -> tuple[Cubin, str]:
+    """Machine code, and what the compiler of CUDA C++ said; Triton says nothing."""
+    if isinstance(kernel, CudaKernel):
+        return compile_with_log(kernel, capability)
+    return compile_kernel(kernel, capability), ""
 
 
 def waits(cubin: Cubin, takes_tickets: bool) -> bool:

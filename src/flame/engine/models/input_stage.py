@@ -111,6 +111,9 @@ class InputStage(nn.Module):
 
 def embedding(rows: int, dim: int) -> nn.Embedding:
     """A table whose rows have a norm of about one, so that a sum of several stays moderate."""
+    if torch.get_default_device().type == "meta":
+        # There is nothing to draw, and to draw it PyTorch would import its compiler: two seconds at every start.
+        return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))
     table = nn.Embedding(rows, dim)
     nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
     return table

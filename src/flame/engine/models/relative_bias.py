@@ -34,8 +34,8 @@ class RelativeBiasTables(nn.Module):
         super().__init__()
         self.reach = sizes.positions
         self.buckets = sizes.time_buckets
-        self.positions = nn.Parameter(0.02 * torch.randn(blocks, heads, 2 * self.reach + 1))
-        self.times = nn.Parameter(0.02 * torch.randn(blocks, heads, self.buckets))
+        self.positions = nn.Parameter(_small(blocks, heads, 2 * self.reach + 1))
+        self.times = nn.Parameter(_small(blocks, heads, self.buckets))
         self.scenario_scale = nn.Parameter(torch.ones(blocks, heads, scenarios))
 
     def forward(self, query: tuple[Tensor, Tensor], key: tuple[Tensor, Tensor], scenario: Tensor) -> Tensor:
@@ -54,6 +54,11 @@ class RelativeBiasTables(nn.Module):
 
     def _scale(self, scenario: Tensor) -> Tensor:
         return self.scenario_scale[:, :, scenario].permute(2, 0, 1)[..., None, None]
+
+
+def _small(*shape: int) -> Tensor:
+    """Random numbers near zero; none on the meta device, for the reason that `input_stage.embedding` has."""
+    return torch.empty(shape) if torch.get_default_device().type == "meta" else 0.02 * torch.randn(shape)
 
 
 def _gather(table: Tensor, index: Tensor) -> Tensor:

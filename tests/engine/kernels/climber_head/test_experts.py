@@ -56,7 +56,10 @@ def launch(sizes: ExpertSizes, rows: Sequence[Tensor], candidates: int, machine:
     return scores.cpu()
 
 
-SMALL = [(name, tile) for name in ("padded", "one task") for tile in tiles(SIZES[name])]
+SMALL = [("padded", tile) for tile in tiles(SIZES["padded"])] + [
+    ("one task", tile) for tile in tiles(SIZES["one task"])[::2]
+]
+"""Each takes a build: all tiles with padding in every size, and every other one where nothing is padded."""
 
 
 @pytest.mark.parametrize(("name", "tile"), SMALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from flame.engine.kernels.climber_stack import ClimberStack, StackHeader, StackSizes, Variant
 from flame.engine.kernels.climber_stack.reference import rank
 from flame.engine.kernels.kernel import CudaKernel, Kernel, Runtime
+from tests import compile_once
 from tests.engine.kernels.cubin_cache import cached
 
 EMULATOR = Path(__file__).with_name("emulator")
@@ -51,8 +53,9 @@ class Emulator:
         names = {"KERNEL": f'"{Path(kernel.source).name}"', "ENTRY": kernel.entry, **kernel.defines}
         macros = [f"-D{name}={value}" for name, value in names.items()]
         library = folder / "kernel.so"
-        command = ["g++", *FLAGS, *macros, str(folder / "main.cc"), "-o", str(library)]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        command = [compile_once.__file__, *FLAGS, *macros, str(folder / "main.cc"), "-o", str(library)]
+        environment = os.environ | {compile_once.COMPILER: "g++"}
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
         return ctypes.CDLL(str(library))
 
 

@@ -1,4 +1,7 @@
-"""The kernels compile for compute capability 9.0, fit a multiprocessor, and keep to the stack what is seldom needed."""
+"""The kernels compile for compute capability 9.0 in other sizes than those of `flame-base`.
+
+That these fit, keep to the stack what is seldom needed, and overlap their products, says `test_aot.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,14 @@ import pytest
 from flame.engine.kernels.climber_stack import StackHeader, StackSizes
 from flame.engine.kernels.climber_stack.variants import VARIANTS, Variant
 from flame.engine.kernels.nvrtc import compile_with_log
-from flame.engine.kernels.resources import resources, shared_limit
+from flame.engine.kernels.resources import resources
 
 SIZES = StackSizes(layers=12, blocks=2, heads=3, dim=96, ffn=384, scenarios=2)
 HEADER = StackHeader(8, 0, 1, 2)
-WIDE = [variant for variant in VARIANTS if variant.kind == "wide"]
+WIDE = [variant for variant in VARIANTS if variant.kind == "wide" and variant.owners > 1]
+"""That of one group of warps is the code of two."""
 # What a row out of range passes to the function that redoes it (96 bytes), and what is kept around that call
 STACK = 256
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_compiles_without_spilling_in_its_loops(variant: Variant) -> None:
-    cubin, log = compile_with_log(variant.kernel(SIZES, HEADER), 90)
-    found = resources(cubin, 90)
-    assert "Performance Loss" not in log
-    assert found.stack <= STACK
-    assert found.shared <= shared_limit(90)
-    assert found.registers * cubin.threads <= 65536
 
 
 @pytest.mark.slow
@@ -43,7 +36,7 @@ def test_products_of_warpgroups_overlap_in_other_sizes(variant: Variant, heads: 
 
 def test_products_that_cannot_overlap_are_told(tmp_path: Path) -> None:
     """What the tests above look for is what the compiler says: a product that is never waited for."""
-    kernel = WIDE[1].kernel(SIZES, HEADER)
+    kernel = WIDE[0].kernel(SIZES, HEADER)
     folder = tmp_path / "cuda"
     shutil.copytree(Path(kernel.source).parent, folder)
     products = folder / "wide_products.cuh"

@@ -55,7 +55,7 @@ def test_every_variant_gives_the_same_bits(make_bed: MakeBed) -> None:
     ("before", "after"), [("team-16", "wide-64"), ("wide-64", "wide-128"), ("wide-192", "team-32")]
 )
 def test_two_steps_give_the_bits_of_one(make_bed: MakeBed, before: str, after: str) -> None:
-    bed = make_bed(LENGTHS, COUNTS, capacity=384)
+    bed = make_bed(((37, 128), (0, 0)), (20, 3), capacity=384)
     ranked = bed.launch("rank", NAMED[before])
     bed.new_states()
     bed.launch("encode", NAMED[after])
@@ -103,7 +103,7 @@ def test_rows_that_are_not_live_are_left(make_bed: MakeBed) -> None:
 
 @pytest.mark.parametrize(("scale", "gain"), [(30.0, 1.0), (1.0, 8.0)])
 def test_large_logits_are_no_worse_than_in_eager_bf16(make_bed: MakeBed, scale: float, gain: float) -> None:
-    bed = make_bed(LENGTHS, COUNTS, scale=scale, gain=gain)
+    bed = make_bed(LENGTHS[:1], COUNTS[:1], scale=scale, gain=gain)
     expected = bed.expected()
     first = bed.launch("rank", NAMED["team-16"])
     assert all(rows.isfinite().all() for rows in first)
@@ -114,9 +114,12 @@ def test_large_logits_are_no_worse_than_in_eager_bf16(make_bed: MakeBed, scale: 
         assert same(bed.launch("rank", NAMED[other]), first), other
 
 
-@pytest.mark.parametrize("length", [1, 16, 63, 65, 127, 129, 192, 250, 256])
+@pytest.mark.parametrize("length", [1, 16, 63, 65, 127, 192, 256])
 def test_any_length_of_history_in_whole_and_half_pieces(make_bed: MakeBed, length: int) -> None:
-    """States of 16 rows a strip, so that what is behind them is NaN, and of 64 rows a strip."""
+    """States of 16 rows a strip, so that what is behind them is NaN, and of 64 rows a strip.
+
+    The other block has the rest of 256 events: 255, 240, 193, 191, 129, 64 and none.
+    """
     bed = make_bed(((length, 256 - length),), (9,), events=256)
     first = bed.launch("rank", NAMED["team-16"])
     assert error(first, bed.expected()) < 8e-3
@@ -147,12 +150,12 @@ def test_one_key_far_above_all_others(make_bed: MakeBed, slot: int) -> None:
 
 
 def test_scratch_serves_launch_after_launch(make_bed: MakeBed) -> None:
-    bed = make_bed(LENGTHS, COUNTS)
+    bed = make_bed(LENGTHS[:2], COUNTS[:2])
     first = bed.launch()
     for mode in ("encode", "score", "rank", "rank"):
         found = bed.launch(mode)
         assert mode == "encode" or same(found, first)
-    bed.lengths = ((64, 3), (128, 0), (5, 5), (0, 1))
+    bed.lengths = ((64, 3), (128, 0))
     bed.x = bed.x.nan_to_num(0.25)
     bed.new_states()
     assert error(bed.launch(), bed.expected()) < 8e-3
