@@ -31,9 +31,9 @@ DEFAULTS = {
         SCENARIOS["mixed"],
         25.0,
         {
-            "orchestrator.users": (1, 2, 4, 8, 16),
-            # One launches while the other plans and answers; more wait for Python's lock, and then hold up each other.
-            "orchestrator.executors": 2,
+            "orchestrator.users": (1, 2, 4, 8, 16, 32),
+            # One fills its launch while another runs and a third answers; more wait for Python's lock.
+            "orchestrator.executors": 3,
             "orchestrator.keep_states": 256,
             "orchestrator.max_in_flight": 1024,
         },
