@@ -19,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import psutil
 import uvloop
+from msgspec.structs import replace
 
 from flame.bench.alone import EngineAlone
 from flame.bench.distributions import Choice
