@@ -14,7 +14,21 @@ import pytest
 import flame
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("company", "cover", "learning", "plan", "profiles", "queue", "rounds", "schedule", "states", "timeline")
+TESTS = (
+    "admission",
+    "company",
+    "cover",
+    "learning",
+    "plan",
+    "pool",
+    "profiles",
+    "queue",
+    "reuse",
+    "rounds",
+    "schedule",
+    "states",
+    "timeline",
+)
 
 
 def missing() -> list[str]:

@@ -43,3 +43,9 @@ def test_values_are_put_into_the_message_when_it_is_read(cls: type[FlameError]) 
         assert str(one) == "3 candidates in 1.50 ms"
     assert str(cls("a {} that a client sent")) == "a {} that a client sent"
     assert str(cls()) == ""
+
+
+def test_arguments_that_are_no_template_are_told_as_they_are() -> None:
+    assert str(FlameError("{} of {:.1f} ms", 2, 3.04)) == "2 of 3.0 ms"
+    assert str(FlameError('bad JSON {"a": 1}', OSError("gone"))) == 'bad JSON {"a": 1} gone'
+    assert str(FlameError("cannot reach {host}", "cache")) == "cannot reach {host} cache"

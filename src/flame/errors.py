@@ -55,7 +55,10 @@ class FlameError(Exception):
 
     def __str__(self) -> str:
         message, *values = self.args or ("",)
-        return str(message).format(*values) if values else str(message)
+        try:
+            return str(message).format(*values) if values else str(message)
+        except (LookupError, ValueError):  # no template, but somebody's own arguments
+            return " ".join([str(argument) for argument in self.args])
 
 
 class RequestError(FlameError):

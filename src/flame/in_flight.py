@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from flame.engine.spec import ModelSpec
 from flame.errors import ExecutionError, FlameError, RequestCancelled, ShuttingDown
 from flame.features.pipeline import FeaturePipeline
 from flame.metrics import Metrics
-from flame.orchestrator.admission import Permit
+from flame.orchestrator.outcome import Outcome, Scored
+from flame.orchestrator.permit import Permit
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Outcome, Scored
+from flame.orchestrator.ticket import Ticket
 from flame.records import Features, RankRequest, RankResponse, Scores
 from flame.statistics import Ledger, Marks
 
@@ -51,7 +53,7 @@ class Station:
 
 
 class InFlight:
-    """A request with its permit, from `gather` on. Each step is on one thread, and no two at the same time."""
+    """A request with its permit, from `gather` on, which is called once."""
 
     def __init__(self, station: Station, request: RankRequest, permit: Permit, began: float) -> None:
         """`began` is when the request came, on the clock of `time.monotonic`."""
@@ -81,16 +83,12 @@ class InFlight:
                 request_id=request.request_id,
             )
         except BaseException as error:
-            self._give_back()
-            self._fail(error)
-            return
-
-        def withdraw(answer: Future[RankResponse]) -> None:
-            """A client who has gone leaves the queue at once, on the thread that says so."""
-            if answer.cancelled():
-                self._station.orchestrator.withdraw(ticket)
-
-        self.answer.add_done_callback(withdraw)
+            try:
+                self._give_back()
+            finally:
+                self._fail(error)
+        else:
+            self.answer.add_done_callback(partial(_withdraw, self._station.orchestrator, ticket))
 
     def _respond(self, outcome: Outcome) -> None:
         """The second half, on the thread that ends the request, mostly that of its last launch: without a hand-over."""
@@ -99,7 +97,8 @@ class InFlight:
             assert features is not None
             self._give_back(outcome)
             if isinstance(outcome, FlameError):
-                raise outcome
+                self._fail(outcome)
+                return
             response = self._response(outcome, features)
         except BaseException as error:
             self._fail(error)
@@ -143,6 +142,12 @@ class InFlight:
         self._station.ledger.failed((time.monotonic() - self._marks.began) * 1e6, cut=isinstance(error, ShuttingDown))
         if self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
+
+
+def _withdraw(orchestrator: Orchestrator, ticket: Ticket, answer: Future[RankResponse]) -> None:
+    """A client who has gone leaves the queue at once, on the thread that says so."""
+    if answer.cancelled():
+        orchestrator.withdraw(ticket)
 
 
 def _finite(scores: Scores) -> Scores:

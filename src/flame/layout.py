@@ -39,7 +39,8 @@ EVENT_ROW = 3
 CANDIDATE_ITEM = 0
 CANDIDATE_ROW = 1
 
-_ALIGN = 16
+ALIGN = 16
+"""Words of a cache line."""
 
 
 class PackedViews(NamedTuple):
@@ -163,4 +164,4 @@ class PackedLayout:
 
 def _aligned(words: int) -> int:
     """Rounded up to whole cache lines, so that every section starts on one."""
-    return -(-words // _ALIGN) * _ALIGN
+    return -(-words // ALIGN) * ALIGN

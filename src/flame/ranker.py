@@ -134,6 +134,7 @@ class Ranker:
         """
         began = time.monotonic()
         check(request, self.spec.input, self._station.tasks)
+        request = _of_python(request)
         if request.deadline is None and self._deadline_s:
             request = replace(request, deadline=began + self._deadline_s)
         self._orchestrator.check()
@@ -190,6 +191,14 @@ class Ranker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _of_python(request: RankRequest) -> RankRequest:
+    """With numbers of Python's own: compiled code takes none of numpy's for them."""
+    user, deadline = request.user, request.deadline
+    if type(user) is int and (deadline is None or type(deadline) is float):
+        return request
+    return replace(request, user=int(user), deadline=None if deadline is None else float(deadline))
 
 
 def launch_threads(config: Config) -> int:

@@ -52,6 +52,7 @@ def test_what_is_right_passes(schema: InputSchema) -> None:
 
 WRONG: list[tuple[str, dict[str, Any], type[RequestError], str]] = [
     ("user-text", {"user": "7"}, InvalidTensor, "user must be a 64-bit integer, got '7'"),
+    ("request-id", {"request_id": 5}, InvalidTensor, "request_id must be text, got 5"),
     ("user-big", {"user": 2**63}, InvalidTensor, "got 9223372036854775808"),
     ("no-candidates", {"candidates": ints()}, InvalidCandidates, "at least one candidate"),
     (

@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from flame.errors import FlameError
+from flame.orchestrator.outcome import Outcome, Scored
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Outcome, Scored, Ticket
+from flame.orchestrator.ticket import Ticket
 from flame.records import Features
 
 

@@ -21,9 +21,10 @@ from flame.engine.spec import HstuConfig, ModelSpec, Profile, ProfileCost, Task
 from flame.errors import DeadlineExceeded, RefusedError
 from flame.layout import PackedLayout
 from flame.metrics import Metrics
-from flame.orchestrator.admission import Admission, Permit
+from flame.orchestrator.admission import Admission
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
+from flame.orchestrator.permit import Permit
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.profiles import ProfileSet
 from flame.orchestrator.reuse import Reuse
@@ -145,6 +146,7 @@ class Simulation:
         ticket = Ticket(
             features,
             permit.release,
+            tasks=1,
             submitted=self.now,
             deadline=arrival.deadline,
             cancelled=None,
@@ -172,8 +174,6 @@ class Simulation:
 
     def _end(self, job: Job, began: float) -> None:
         self._idle += 1
-        for part in job.parts:
-            part.ticket.scores = np.zeros((part.ticket.demand.candidates, 1), np.float32)
         self.schedule.finish(job, began=began, ended=self.now)
         self._start()
 

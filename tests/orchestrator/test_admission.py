@@ -7,8 +7,9 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from flame.config import OrchestratorConfig
 from flame.engine.spec import HstuConfig, ModelSpec, Profile, ProfileCost, Task
 from flame.errors import DeadlineExceeded, ExecutionError, FlameError, QueueFull, ShuttingDown
 from flame.metrics import Metrics
-from flame.orchestrator.admission import Admission, Permit
+from flame.orchestrator.admission import Admission
+from flame.orchestrator.outcome import Scored
+from flame.orchestrator.permit import Permit
 from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.ticket import Scored
 from flame.records import History, Priority, RankRequest
 from flame.schema import InputSchema, ItemTable
 
@@ -73,6 +75,15 @@ def request(
     return RankRequest(user, np.arange(candidates), history=events, deadline=deadline, priority=priority)
 
 
+@contextmanager
+def held(gate: Admission, asked: RankRequest) -> Iterator[Permit]:
+    permit = gate.admit(asked)
+    try:
+        yield permit
+    finally:
+        permit.release()
+
+
 def answer(permit: Permit, clock: Clock, *, queue_ms: float, compute_ms: float, spent_ms: float) -> None:
     """Ends a request that came now."""
     clock.now += (queue_ms + compute_ms) / 1e3
@@ -85,7 +96,7 @@ def test_one_more_than_the_limit_is_refused_until_one_leaves() -> None:
     with pytest.raises(QueueFull, match="2 requests"):
         gate.admit(request())
     first.release()
-    with gate.admit(request()):
+    with held(gate, request()):
         assert gate.in_flight == 2
     assert gate.in_flight == 1
 
@@ -93,7 +104,7 @@ def test_one_more_than_the_limit_is_refused_until_one_leaves() -> None:
 def test_releasing_twice_counts_once() -> None:
     gate = admission(limit=2)
     kept = gate.admit(request())
-    with gate.admit(request()) as permit:
+    with held(gate, request()) as permit:
         permit.release()
     permit.release()
     assert gate.in_flight == 1
@@ -125,16 +136,8 @@ def test_a_request_is_taken_to_cost_what_its_profiles_say(asked: list[tuple[int 
     gate = Admission(SCHEMA, profiles, OrchestratorConfig(max_in_flight=99), Metrics())
     for history, candidates in asked * 2:
         events = SCHEMA.sequence_capacity(20 if history is None else history)
-        with gate.admit(request(history=history, candidates=candidates)) as permit:
+        with held(gate, request(history=history, candidates=candidates)) as permit:
             assert permit.place.cost_ms == profiles.predict(events, candidates)
-
-
-def test_predictions_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flame.orchestrator.admission._KNOWN", 10)
-    gate = admission()
-    for candidates in [*range(1, 101)] * 2:
-        gate.admit(request(candidates=candidates)).release()
-    assert gate._cost_ms.cache_info().currsize == 10
 
 
 def test_a_refusal_is_no_garbage() -> None:
@@ -265,7 +268,7 @@ def test_an_idle_server_tries_again_after_a_bad_time() -> None:
     gate = admission(limit=9, clock=clock)
     for _ in range(600):
         answer(gate.admit(request()), clock, queue_ms=0.0, compute_ms=1e6, spent_ms=1e6)
-    with gate.admit(request(1.1, now=clock.now)), pytest.raises(DeadlineExceeded):
+    with held(gate, request(1.1, now=clock.now)), pytest.raises(DeadlineExceeded):
         gate.admit(request(10.0, now=clock.now))
     gate.admit(request(1.1, now=clock.now))
 
@@ -339,7 +342,7 @@ def test_a_request_that_comes_too_late_for_all_its_candidates_is_truncated(secon
         with pytest.raises(DeadlineExceeded, match="10 candidates is expected in 100"):
             gate.admit(asked)
     else:
-        with gate.admit(asked) as permit:
+        with held(gate, asked) as permit:
             assert (permit.candidates, permit.truncated) == (left, left < 100)
 
 
@@ -366,7 +369,7 @@ def test_refusals_are_counted_by_reason_and_priority() -> None:
     metrics = Metrics()
     gate = admission(limit=1, metrics=metrics)
     refused = [request(-1.0), request(0.5, priority="batch"), request(0.5, priority="batch")]
-    with gate.admit(request()):
+    with held(gate, request()):
         for one in [*refused, request(), request(priority="batch")]:
             with pytest.raises(FlameError):
                 gate.admit(one)
@@ -398,7 +401,7 @@ def test_draining_refuses_and_waits_for_those_in_flight() -> None:
 def test_the_gauge_shows_requests_in_flight() -> None:
     metrics = Metrics()
     gate = admission(metrics=metrics)
-    with gate.admit(request()), gate.admit(request()):
+    with held(gate, request()), held(gate, request()):
         assert metrics.registry.get_sample_value("flame_in_flight") == 2
     assert metrics.registry.get_sample_value("flame_in_flight") == 0
 
@@ -409,7 +412,7 @@ def test_many_threads_never_exceed_the_limit() -> None:
 
     def work(_: int) -> str:
         try:
-            with gate.admit(request()):
+            with held(gate, request()):
                 seen.append(gate.in_flight)
                 time.sleep(0.0002)
         except QueueFull:

@@ -46,7 +46,7 @@ def company(spec) -> Callable[..., Schedule]:
 
 
 def come(schedule: Schedule, features: Features, at: float, deadline: float | None = None) -> Ticket:
-    ticket = Ticket(features, nobody, submitted=at, deadline=deadline, cancelled=None)
+    ticket = Ticket(features, nobody, tasks=2, submitted=at, deadline=deadline, cancelled=None)
     ticket.cost_ms = 1e3 * LAUNCH_S
     schedule.add(ticket)
     return ticket
@@ -157,7 +157,7 @@ def _serve(schedule: Schedule, now: float, waiting: dict[Ticket, float]) -> None
 def test_a_new_head_of_the_queue_does_not_make_others_wait_on(company, features: Make) -> None:
     schedule = company()
     busy(schedule, features, every=0.0005)
-    batch = Ticket(features(1, 5), nobody, submitted=0.0, deadline=None, cancelled=None, priority="batch")
+    batch = Ticket(features(1, 5), nobody, tasks=2, submitted=0.0, deadline=None, cancelled=None, priority="batch")
     schedule.add(batch)
     assert schedule.take(0.0) is None
     come(schedule, features(2, 5), 0.0019)

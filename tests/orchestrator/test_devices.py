@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from flame.errors import EngineFailed, ExecutionError, FlameError
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
+from flame.orchestrator.outcome import Scored
 from flame.orchestrator.plan import plan
 from flame.orchestrator.reuse import Reuse
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.states import StatePool
-from flame.orchestrator.ticket import Scored, Ticket
+from flame.orchestrator.ticket import Ticket
 from flame.records import Features
 from tests.faulty_engine import FaultyEngine, until
 from tests.orchestrator.asking import ask, nobody
@@ -56,7 +57,7 @@ def queue(start) -> Callable[..., Schedule]:
 
 
 def ticket(features: Features) -> Ticket:
-    return Ticket(features, nobody, submitted=0.0, deadline=None, cancelled=None)
+    return Ticket(features, nobody, tasks=2, submitted=0.0, deadline=None, cancelled=None)
 
 
 def run(schedule: Schedule, device: int, now: float = 0.0) -> int:

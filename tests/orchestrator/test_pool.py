@@ -25,8 +25,10 @@ from flame.errors import (
     ShuttingDown,
     TooManyCandidates,
 )
+from flame.orchestrator.outcome import Scored
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.ticket import Ticket
+from flame.orchestrator.timeline import Timeline
 from flame.records import Features
 from tests.faulty_engine import until
 from tests.orchestrator.asking import ask
@@ -429,3 +431,27 @@ def test_nothing_leaks_in_a_thousand_mixed_outcomes(start, features: Make, expec
     until(lambda: sum(device.idle for device in orchestrator._schedule.devices) == 3)
     assert orchestrator._schedule.devices[0].reuse.pool.free() == free
     assert metrics.registry.get_sample_value("flame_queued_launches") == 0
+
+
+def test_whatever_waits_for_an_answer_cannot_stop_an_executor(start, features: Make) -> None:
+    orchestrator, _, _ = start()
+    told: list[object] = []
+
+    def fails(outcome: object) -> None:
+        told.append(outcome)
+        raise SystemExit
+
+    orchestrator.submit(features(1, 5), fails)
+    assert ask(orchestrator, features(2, 5)).result(60).scores.shape == (5, 2)
+    assert len(told) == 1
+
+
+def test_an_answer_does_not_depend_on_what_is_written_down(start, features: Make, monkeypatch) -> None:
+    orchestrator, _, _ = start()
+
+    def fails(self: Timeline, ticket: Ticket) -> None:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(Timeline, "answered", fails)
+    for seed in range(3):
+        assert ask(orchestrator, features(seed, 5)).result(60).scores.shape == (5, 2)

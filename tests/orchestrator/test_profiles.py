@@ -39,15 +39,6 @@ SIZES = (Profile(1, 20, 16), Profile(1, 20, 32), Profile(1, 20, 64))
 PROFILES = (Profile(1, 20, 64), Profile(1, 50, 16), Profile(2, 50, 64))
 
 
-def test_profiles_that_fit_come_smallest_first() -> None:
-    profiles = ProfileSet(spec(64, 50), PROFILES, {})
-    assert profiles.fitting(20, 10) == PROFILES
-    assert profiles.fitting(21, 10) == PROFILES[1:]
-    assert profiles.fitting(21, 17) == PROFILES[2:]
-    assert profiles.fitting(1, 65) == ()
-    assert profiles.fitting(51, 1) == ()
-
-
 def test_a_tier_is_found_by_the_events_that_its_sequences_hold() -> None:
     halves = tuple(SequenceSpec(str(part), "part", part, of=2) for part in range(2))
     profiles = ProfileSet(spec(64, 50, halves), PROFILES, {})

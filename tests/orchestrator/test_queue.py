@@ -26,7 +26,7 @@ def ticket(features: Callable[..., Features]) -> Make:
     any_features = features(1, 1)
 
     def make(user: int = 0, priority: Any = "interactive", cost: float = 1.0, deadline: float | None = None) -> Ticket:
-        made = Ticket(any_features, nobody, submitted=0.0, deadline=deadline, user=user, priority=priority)
+        made = Ticket(any_features, nobody, tasks=2, submitted=0.0, deadline=deadline, user=user, priority=priority)
         made.cost_ms = cost
         return made
 

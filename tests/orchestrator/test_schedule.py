@@ -43,7 +43,7 @@ def queue(start) -> Callable[..., Schedule]:
 
 
 def ticket(features: Features, deadline: float | None = None, **whose: Any) -> Ticket:
-    return Ticket(features, nobody, submitted=time.monotonic(), deadline=deadline, cancelled=None, **whose)
+    return Ticket(features, nobody, tasks=2, submitted=time.monotonic(), deadline=deadline, cancelled=None, **whose)
 
 
 def take(schedule: Schedule) -> Job:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -14,6 +16,7 @@ from flame.errors import DeadlineExceeded, InvalidPriority, QueueFull, RequestEr
 from flame.in_flight import InFlight
 from flame.orchestrator.forecast import Forecast
 from flame.records import RankRequest
+from tests.faulty_engine import until
 from tests.ranker.parts import close_to
 
 
@@ -113,7 +116,6 @@ def test_the_first_candidates_are_scored_where_time_is_short(bench) -> None:
     assert not whole.truncated
     assert len(whole.scores) == 23
     profiles.predict = lambda events, candidates: 60_000.0 * candidates  # a minute each
-    one.ranker._orchestrator.admission._cost_ms.cache_clear()
     for minutes, left in ((22, 16), (9, 8)):
         one.ranker._orchestrator.admission._forecast = Forecast(1)
         response = one.ranker.rank(replace(request, deadline=time.monotonic() + 60 * minutes))
@@ -144,3 +146,29 @@ def test_a_request_cancelled_before_its_thread_starts_costs_nothing(bench, monke
     one.ranker._orchestrator.admission.drain(60)
     assert one.features.gathered == len(one.engine.log) == 0
     assert one.clean()
+
+
+def test_numbers_of_numpy_are_as_good_as_those_of_python(bench) -> None:
+    one = bench()
+    candidates = np.arange(1, 5)
+    deadline = np.float64(time.monotonic() + 600)
+    response = one.ranker.rank(RankRequest(np.int64(7), candidates, deadline=deadline))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(response.scores, one.ranker.rank(RankRequest(7, candidates)).scores)
+    assert type(one.ranker.timeline.snapshot().requests[0].user) is int
+
+
+def test_an_answered_request_is_no_garbage_in_a_circle(bench) -> None:
+    one = bench()
+    gone: list[weakref.ref[object]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 20):
+            answer = one.ranker.start(RankRequest(number, np.arange(1, 5)))
+            answer.result(60)
+            gone.append(weakref.ref(answer))
+        del answer
+        one.ranker._orchestrator.admission.drain(60)
+        until(lambda: not any(reference() for reference in gone))
+    finally:
+        gc.enable()

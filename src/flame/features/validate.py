@@ -31,6 +31,8 @@ def check(request: RankRequest, schema: InputSchema, tasks: Collection[str]) -> 
     """
     if not isinstance(request.user, int | np.integer) or not -(2**63) <= request.user < 2**63:
         raise InvalidTensor(f"user must be a 64-bit integer, got {request.user!r}")
+    if not isinstance(request.request_id, str):
+        raise InvalidTensor(f"request_id must be text, got {request.request_id!r}")
     _check_candidates(request, schema)
     if request.history is not None:
         _check_history(request.history, schema)

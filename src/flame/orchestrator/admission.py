@@ -12,54 +12,21 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache, lru_cache
-from types import TracebackType
-from typing import Self
-
-import msgspec
 
 from flame.config import OrchestratorConfig
 from flame.errors import DeadlineExceeded, QueueFull, RefusedError, ShuttingDown
 from flame.metrics import Metrics
 from flame.orchestrator.forecast import Forecast
-from flame.orchestrator.lane import Place
+from flame.orchestrator.outcome import Outcome, Scored
+from flame.orchestrator.permit import Permit, Place
 from flame.orchestrator.profiles import ProfileSet
-from flame.orchestrator.ticket import Outcome, Scored
 from flame.records import RankRequest
 from flame.schema import InputSchema
-
-_KNOWN = 4096
-"""Predictions that are kept, of histories of so many events with so many candidates."""
 
 _PASSED = "the deadline passed {:.1f} ms before the request came"
 _FULL = "{} requests are in flight, as many as orchestrator.max_in_flight allows; try again later"
 _NEAR = "the deadline is in {:.2f} ms and an answer for {} candidates is expected in {:.2f} ms; allow more time"
 _NEAR_AND_BUSY = _NEAR + ", or try again when the {} requests in flight are done"
-
-
-class Permit(msgspec.Struct, eq=False, gc=False):
-    """The right of one request to be worked on, for its first `candidates` candidates: all, unless it is `truncated`.
-
-    `release` gives it back, once; as a context manager, at its end.
-    """
-
-    place: Place
-    candidates: int
-    truncated: bool
-    _leave: Callable[[Permit, Outcome | BaseException | None], None]
-    held: bool = True
-
-    def release(self, outcome: Outcome | BaseException | None = None) -> None:
-        """Gives the permit back; the second call and later ones do nothing. Any thread.
-
-        Later predictions learn from `outcome`, what became of the request, where it came to the queue.
-        """
-        self._leave(self, outcome)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.release()
 
 
 class Admission:
@@ -86,7 +53,7 @@ class Admission:
         # To enter a condition costs three times as much as to enter its lock; only who drains waits.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._cost_ms = lru_cache(_KNOWN)(self._predict)
+        self._capacity = lru_cache(schema.max_history + 1)(schema.sequence_capacity)
         self._forecast = Forecast(config.executors)
         self._draining = False
 
@@ -147,7 +114,7 @@ class Admission:
         """The place of `request` with as many of its candidates as can be answered in time, else with the fewest; how
         many those are, and in how many milliseconds all but a few such requests are answered."""
         now, asked = place.entered, len(request.candidates)
-        tier = self._profiles.tier(self._schema.sequence_capacity(self._events(request)))
+        tier = self._profiles.tier(self._capacity(self._events(request)))
         fewer = asked
         for fewer in tier.fewer(asked):
             place = self._place(request, fewer, now)
@@ -157,17 +124,14 @@ class Admission:
         return place, fewer, latest_ms
 
     def _place(self, request: RankRequest, candidates: int, now: float) -> Place:
-        cost_ms = self._cost_ms(self._events(request), candidates)
+        cost_ms = self._profiles.predict(self._capacity(self._events(request)), candidates)
         return self._forecast.place(request.user, request.priority, cost_ms, now)
 
     def _events(self, request: RankRequest) -> int:
         """A history that is still in the store is taken to be as long as it may be."""
         return self._schema.max_history if request.history is None else len(request.history.items)
 
-    def _predict(self, events: int, candidates: int) -> float:
-        return self._profiles.predict(self._schema.sequence_capacity(events), candidates)
-
-    def _leave(self, permit: Permit, outcome: Outcome | BaseException | None) -> None:
+    def _leave(self, permit: Permit, outcome: Outcome | None) -> None:
         with self._lock:
             if not permit.held:
                 return

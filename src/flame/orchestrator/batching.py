@@ -28,6 +28,9 @@ work and they are interactive."""
 
 LEAST, MOST = 2, 16
 """Full launches' worth of requests that are planned together where there are as many, whatever they take."""
+POSTPONED = 4
+"""Launches of batch requests that let others go first, from which on no more are planned: some fill up others, but
+they hold the states that their histories are encoded into."""
 
 
 class Batching:
@@ -79,7 +82,7 @@ class Batching:
         twins: list[Ticket] = []
         back: list[Ticket] = []
         new: set[bytes] = set()
-        only_interactive = own.postponed >= MOST  # batch work is at hand; more of it would only lie there
+        only_interactive = own.postponed >= POSTPONED
         for _ in range(len(queue)):
             if len(batch) >= most or (only_interactive and not queue.interactive):
                 break

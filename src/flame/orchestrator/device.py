@@ -91,15 +91,15 @@ class Device:
     def pop(self) -> Job:
         """The next launch that may begin."""
         self.waiting -= 1
-        if not self._batch:
-            return heapq.heappop(self._ready)[1]
-        if not self._ready or self._due():
-            job = heapq.heappop(self._batch)[1]
+        first = self._batch if self._batch and (not self._ready or self._due()) else self._ready
+        return heapq.heappop(first)[1]
+
+    def begun(self, job: Job) -> None:
+        """`job` runs: while launches of batch requests may begin too, the others earn them their share."""
+        if job.batch:
             self._earned_ms = max(0.0, self._earned_ms - self._price(job))
-        else:
-            job = heapq.heappop(self._ready)[1]
+        elif self._batch:
             self._earned_ms += BATCH_SHARE * self._price(job)
-        return job
 
     def unblock(self, job: Job) -> None:
         """`job` has ended, or will never begin: those that wait for it alone may begin."""

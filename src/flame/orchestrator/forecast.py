@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 
 from flame.orchestrator.crowd import Crowd
-from flame.orchestrator.lane import Lane, Place
+from flame.orchestrator.lane import Lane
 from flame.orchestrator.learning import Mean, Ratio, WorstLately
+from flame.orchestrator.outcome import Scored
+from flame.orchestrator.permit import Place
 from flame.orchestrator.queue import BATCH_SHARE
-from flame.orchestrator.ticket import Scored
 from flame.records import Priority
 
 _MARGIN = 1.25

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from flame.orchestrator.learning import Rate
+from flame.orchestrator.permit import Place
 from flame.orchestrator.rounds import Rounds
-from flame.records import Priority
-
-
-class Place(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """One request in flight, or that might be.
-
-    `first` says that its user has no other there, `cost_ms` what it costs alone, and `ahead_ms` what is ahead of it for
-    each executor. It came when the clock was at `entered`, and is expected to be answered after `expected_ms`.
-    """
-
-    user: int
-    priority: Priority
-    first: bool
-    cost_ms: float
-    ahead_ms: float
-    entered: float
-    expected_ms: float
 
 
 class Lane:

@@ -28,13 +28,10 @@ class Mean:
         self.value += _WEIGHT * (value - self.value)
 
 
-# Every request adds to several of those that follow; their means are numbers of their own, and cost no calls.
-
-
 class Ratio:
     """What a predicted millisecond is on average: of sums, so that long predictions count for more than short ones.
 
-    1 as long as nothing was observed.
+    1 as long as nothing was observed. Its means are numbers and no `Mean`s: every request adds to several ratios.
     """
 
     __slots__ = ("_actual", "_predicted", "value")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import cache, lru_cache
+from functools import cache
 
 from msgspec.structs import replace
 
@@ -27,17 +28,17 @@ from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
+from flame.orchestrator.outcome import Done
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.post import Post
 from flame.orchestrator.profiles import KINDS
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.supervise import Supervisor, no_executor
-from flame.orchestrator.ticket import Done, Ticket
+from flame.orchestrator.ticket import Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
 
-_KNOWN = 4096
-"""Predictions that are kept, of histories of so many events with so many candidates."""
+_log = logging.getLogger(__name__)
 
 _LAST_LAUNCH_S = 5.0
 """How long `close` waits for launches that run, beyond the drain: nothing can interrupt them."""
@@ -60,7 +61,7 @@ class Orchestrator:
         executors = config.executors * len(engines)
         self.admission = Admission(spec.input, self.profiles, replace(config, executors=executors), metrics)
         self.timeline = Timeline(config.timeline_entries)
-        self._cost_ms = lru_cache(_KNOWN)(self.profiles.predict)
+        self._tasks = len(spec.tasks)
         self._numbers = itertools.count()
         self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
@@ -133,6 +134,7 @@ class Orchestrator:
         ticket = Ticket(
             features,
             done,
+            tasks=self._tasks,
             submitted=time.monotonic(),
             deadline=deadline,
             cancelled=cancelled,
@@ -142,7 +144,7 @@ class Orchestrator:
             priority=priority,
         )
         self._check(ticket)
-        ticket.cost_ms = self._cost_ms(ticket.demand.events, ticket.demand.candidates)
+        ticket.cost_ms = self.profiles.predict(ticket.demand.events, ticket.demand.candidates)
         with self._lock:
             if self._closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; use another one")
@@ -248,9 +250,10 @@ class Orchestrator:
         self.timeline.queued(now, self._schedule.pending, self._schedule.waiting)
 
     def _answer(self) -> None:
-        """Answers the requests that have ended."""
+        """Answers the requests that have ended. What they leave behind may be work for an executor that sleeps."""
         with self._lock:
             ended = self._settled()
+            self._wake()
         self._tell(ended)
 
     def _settled(self) -> list[Ticket]:
@@ -262,7 +265,13 @@ class Orchestrator:
     def _tell(self, ended: list[Ticket]) -> None:
         """Answers requests, outside the lock: what waits for them may call back."""
         for ticket in ended:
-            if isinstance(ticket.error, RefusedError):
-                self._refused(ticket.error.kind, ticket.priority).inc()
-            self.timeline.answered(ticket)
+            try:
+                self._write_down(ticket)
+            except Exception:  # it is answered all the same
+                _log.exception("request %d cannot be written down", ticket.number)
             ticket.answer()
+
+    def _write_down(self, ticket: Ticket) -> None:
+        if isinstance(ticket.error, RefusedError):
+            self._refused(ticket.error.kind, ticket.priority).inc()
+        self.timeline.answered(ticket)

@@ -133,6 +133,7 @@ class Tier:
         self.widest = max(profile.users for profile in costs)
         self.sizes = tuple(sorted({profile.candidates for profile in costs}))
         self.shares = {users: self._share(users, limit) for users in sorted({1, *(p.users for p in costs)})}
+        self.alone = [self.shares[1].cost(candidates) for candidates in range(limit + 1)]
         self._launches: dict[Kind, list[list[tuple[float, Profile | None]]]] = {
             kind: [[self._cheapest(kind, users, size) for size in self.sizes] for users in range(self.widest + 1)]
             for kind in KINDS
@@ -226,11 +227,6 @@ class ProfileSet:
                 f"a sequence of {events} events does not fit the longest profile, which holds {self.tiers[-1].events}"
             ) from None
 
-    def fitting(self, events: int, candidates: int) -> tuple[Profile, ...]:
-        """All profiles that can take the demand in one launch, smallest first; none means that it must be split."""
-        tiers = [tier for tier in self.tiers if events <= tier.events]
-        return tuple(p for tier in tiers for p in sorted(tier.costs) if p.candidates >= candidates)
-
     def price(self, profile: Profile, kind: Kind) -> float:
         """Milliseconds of one launch."""
         price: float = getattr(self.costs[profile], kind)
@@ -241,5 +237,8 @@ class ProfileSet:
 
         `encoded`: its history is encoded already. `fresh`: this share of it is not.
         """
-        share = self.tier(events).shares[1]
+        tier = self.tier(events)
+        if fresh == 1.0 and not encoded:
+            return tier.alone[candidates]
+        share = tier.shares[1]
         return share.score.costs[candidates] if encoded else share.cost(candidates, fresh)

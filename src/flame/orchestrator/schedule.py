@@ -117,6 +117,7 @@ class Schedule:
             if own.has_ready:
                 job = own.pop()
                 if self._begin(job, now):
+                    own.begun(job)
                     return job
                 own.unblock(job)
             elif (until := self._company.until(own, self._pending, now)) > now:

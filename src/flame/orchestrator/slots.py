@@ -14,7 +14,20 @@ import numpy as np
 
 from flame.engine.backends.base import LaunchBuffers
 from flame.layout import Words
-from flame.orchestrator.kernels.fill import PART_WORDS, fill_slots
+from flame.orchestrator.kernels.fill import (
+    CANDIDATE,
+    CANDIDATES_AT,
+    CANDIDATES_HELD,
+    EVENT,
+    EVENTS,
+    EVENTS_AT,
+    HEADER,
+    PART_WORDS,
+    PREFIX_WORD,
+    SEQUENCES,
+    SIZES,
+    fill_slots,
+)
 from flame.orchestrator.profiles import Kind
 from flame.orchestrator.ticket import Part
 
@@ -31,23 +44,16 @@ class Slots:
         self._header = layout.views(buffers.words).header
         self._scores = buffers.scores
         self._target = _address(buffers.words)
-        self._sizes = np.array(
-            [
-                record.header_words,
-                record.sequences,
-                record.event_words,
-                record.candidate_words,
-                layout.events,
-                layout.candidates,
-                layout.events_start,
-                layout.candidates_start,
-                -1 if record.prefix is None else record.prefix,
-            ],
-            np.int64,
-        )
+        self._sizes = sizes = np.zeros(SIZES, np.int64)
+        sizes[HEADER], sizes[SEQUENCES] = record.header_words, record.sequences
+        sizes[EVENT], sizes[CANDIDATE] = record.event_words, record.candidate_words
+        sizes[EVENTS], sizes[CANDIDATES_HELD] = layout.events, layout.candidates
+        sizes[EVENTS_AT], sizes[CANDIDATES_AT] = layout.events_start, layout.candidates_start
+        sizes[PREFIX_WORD] = -1 if record.prefix is None else record.prefix
 
     def fill(self, kind: Kind, parts: Sequence[Part]) -> None:
         """Copies what a launch of `kind` reads: `parts[i]` into slot `i`. Others get Python's lock meanwhile."""
+        assert len(parts) <= len(self._header), "more parts than slots"
         rows = array("q")
         for part in parts:
             rows.extend(self._row(kind, part))
@@ -57,13 +63,7 @@ class Slots:
     def read(self, parts: Sequence[Part]) -> None:
         """Copies the scores of slot `i` into the ticket of `parts[i]`."""
         for slot, (ticket, start, stop, _) in enumerate(parts):
-            scores = self._scores[slot, : stop - start]
-            if stop - start == ticket.demand.candidates:
-                ticket.scores = scores.copy()
-                continue
-            if ticket.scores is None:
-                ticket.scores = np.empty((ticket.demand.candidates, scores.shape[1]), np.float32)
-            ticket.scores[start:stop] = scores
+            ticket.scores[start:stop] = self._scores[slot, : stop - start]
 
     def _row(self, kind: Kind, part: Part) -> tuple[int, ...]:
         """What the kernel is told of one slot."""
@@ -83,7 +83,7 @@ class Slots:
 def warm_up() -> None:
     """Compiles or loads what copies, so that the first launch need not."""
     nothing = np.zeros((0, PART_WORDS), np.int64)
-    fill_slots(np.zeros((0, 1), np.int32), 0, np.zeros(0, np.int64), nothing, True)
+    fill_slots(np.zeros((0, 1), np.int32), 0, np.zeros(SIZES, np.int64), nothing, True)
 
 
 def _address(words: Words) -> int:

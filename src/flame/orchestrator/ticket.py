@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from msgspec import Struct
+import numpy as np
 
 from flame.errors import DeadlineExceeded, FlameError, RequestCancelled
+from flame.orchestrator.outcome import Done, Outcome, Scored
 from flame.orchestrator.plan import Demand
 from flame.orchestrator.states import Held
 from flame.records import Features, Priority, Scores
@@ -21,34 +21,12 @@ _PASSED = "the deadline passed {:.1f} ms ago, while the request was in the queue
 _NEAR = "before its next launch the deadline is in {:.2f} ms, and the launch is expected to take {:.1f} ms"
 
 
-class Scored(Struct, frozen=True):
-    """Scores `[candidates, tasks]` of one request; microseconds before its first launch, and from there to its end.
-
-    `reused` says that they were scored against a history that was encoded for another request. `spent_ms` is its share
-    of the device time of its launches.
-    """
-
-    scores: Scores
-    queue_us: float
-    compute_us: float
-    launches: int
-    reused: bool = False
-    spent_ms: float = 0.0
-
-
-Outcome: TypeAlias = Scored | FlameError
-"""What a request ends in."""
-
-Done: TypeAlias = Callable[[Outcome], object]
-"""Told the outcome of a request, once."""
-
-
 class Ticket:
     """The mutable side of a request; all but `scores` belongs to the schedule, which changes it under its lock.
 
     `done` is told the outcome. `left` and `running` count launches that have not ended, and those that run now. A
     ticket with an `error` takes part in no further launch, and is answered when nothing of it runs any more: then
-    nobody reads its features. `scores` are there as soon as a launch has brought some. `round` counts how often it was
+    nobody reads its features. `round` counts how often it was
     planned anew, and `alone` says that it waits for nobody's encode any more. `device` is the place of the one it is
     planned for, `passed_over` when it was first left for another than one that asked. `user`, `priority` and `cost_ms`,
     what it is predicted to cost, say when its turn comes. `fresh` is the share of its events that had to be encoded, of
@@ -57,7 +35,6 @@ class Ticket:
 
     # Defaults of the class, since most requests change few of them: setting each costs time with every request.
     cost_ms = 0.0
-    scores: Scores | None = None
     started: float | None = None
     left = 0
     running = 0
@@ -78,6 +55,7 @@ class Ticket:
         features: Features,
         done: Done,
         *,
+        tasks: int,
         submitted: float,
         deadline: float | None = None,
         cancelled: threading.Event | None = None,
@@ -91,6 +69,8 @@ class Ticket:
         self.features = features
         self.done = done
         self.demand = Demand(max(features.lengths, default=0), features.layout.candidates)
+        # By launches on several threads, each its own rows: so it is there before the first of them.
+        self.scores: Scores = np.empty((self.demand.candidates, tasks), np.float32)
         self.user = user
         self.priority: Priority = priority
         self.deadline = deadline
@@ -124,17 +104,16 @@ class Ticket:
 
     def answer(self) -> None:
         """Tells the outcome. Called once, without the schedule's lock: what is told may take any time."""
-        done, self.done = (
-            self.done,
-            _told,
-        )  # who is told most likely holds this ticket, and would be garbage in a circle
+        outcome = self.error or self._scored()
+        # Who is told most likely holds this ticket: let go, the two are no garbage that holds each other.
+        done = self.done
+        self.done = _told
         try:
-            done(self.error or self._scored())
-        except Exception:
+            done(outcome)
+        except BaseException:  # an executor's thread goes on, whoever waited for it
             _log.exception("what waited for request %d failed", self.number)
 
     def _scored(self) -> Scored:
-        assert self.scores is not None
         started = self.ended if self.started is None else self.started
         queue_us, compute_us = (started - self.submitted) * 1e6, (self.ended - started) * 1e6
         return Scored(self.scores, queue_us, compute_us, self.launches, self.reused, self.spent_ms)

@@ -14,7 +14,7 @@ from flame.bench.load.record import Window
 from flame.bench.orchestrator.record import Record
 from flame.bench.orchestrator.sender import own_microseconds
 from flame.bench.orchestrator.traffic import Traffic
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.outcome import Scored
 
 FATES = st.sampled_from(["refused", "dropped", "scored", "reused", "on its way"])
 WINDOW, DEADLINE_MS = Window(3.0, 12.0), 4000.0

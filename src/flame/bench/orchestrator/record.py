@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flame.bench.load.client import OK, Reply
 from flame.bench.load.record import Outcome, Seconds, Window
-from flame.orchestrator.ticket import Scored
+from flame.orchestrator.outcome import Scored
 
 _NEVER = "timeout"
 """What a request is that was sent and not answered until the run was given up."""

@@ -14,9 +14,9 @@ from flame.bench.load.record import Seconds
 from flame.bench.orchestrator.record import Record
 from flame.bench.orchestrator.traffic import Traffic
 from flame.errors import FlameError
-from flame.orchestrator.admission import Permit
+from flame.orchestrator.outcome import Outcome, Scored
+from flame.orchestrator.permit import Permit
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Outcome, Scored
 
 _REHEARSALS = 5000
 _SET_TIMER_SLACK = 29

@@ -32,8 +32,9 @@ DEFAULTS = {
         25.0,
         {
             "orchestrator.users": (1, 2, 4, 8, 16, 32),
-            # One fills its launch while another runs and a third answers; more wait for Python's lock.
-            "orchestrator.executors": 3,
+            # One launches while the other fills and answers. A third serves more where nothing is refused, and starves
+            # with the others where a sender in the same interpreter refuses all the time.
+            "orchestrator.executors": 2,
             "orchestrator.keep_states": 256,
             "orchestrator.max_in_flight": 1024,
         },

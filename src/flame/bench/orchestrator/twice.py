@@ -15,8 +15,8 @@ from flame.bench.timing import interleaved
 from flame.engine.backends.base import Engine
 from flame.engine.sampling import random_words
 from flame.errors import FlameError
+from flame.orchestrator.outcome import Outcome, Scored
 from flame.orchestrator.pool import Orchestrator
-from flame.orchestrator.ticket import Outcome, Scored
 from flame.records import Features
 
 LEARNING = 60

@@ -7,7 +7,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from flame.jit import Integer, kernel
-from flame.layout import CANDIDATES, LENGTHS
+from flame.layout import ALIGN, CANDIDATES, LENGTHS
 
 ADDRESS, CAPACITY, FIRST, COUNT, SAID, PREFIX, PART_WORDS = range(7)
 """What a slot is filled from: the address of a request's words, how many events each of its sequences has room for, the
@@ -20,7 +20,6 @@ and of candidates, where the two sections start, and the word of a header that i
 _memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 
 _WORD = 4
-_ALIGN = 16
 
 
 @kernel
@@ -65,4 +64,4 @@ def fill_slots(
 @kernel
 def _aligned(words: Integer) -> Integer:
     """As `flame.layout` aligns sections."""
-    return -(-words // _ALIGN) * _ALIGN
+    return -(-words // ALIGN) * ALIGN
