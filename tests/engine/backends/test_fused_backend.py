@@ -240,8 +240,9 @@ def test_a_kernel_that_wants_scratch_memory_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_launch_is_short_where_the_last_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long launch is awaited asleep from its second on, whatever came before."""
-    took = iter([200e-6, 200e-6, 5e-3, 5e-3, 200e-6, 200e-6])
+    """A long launch is awaited asleep, and awake again after some, since a thread that slept knows no better."""
+    asleep = lanes._TRUSTED
+    took = iter([200e-6, 200e-6, 5e-3, *[400e-6] * asleep, 5e-3, *[400e-6] * asleep, 200e-6, 200e-6])
     now, told = [0.0], []
 
     def run(*, short: bool) -> None:
@@ -250,9 +251,9 @@ def test_a_launch_is_short_where_the_last_one_was(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(lanes, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     launch = lanes.short_or_long(run)
-    for _ in range(6):
+    for _ in range(2 * asleep + 6):
         launch()
-    assert told == [False, True, True, False, False, True]
+    assert told == [True] * 3 + [False] * asleep + [True] + [False] * asleep + [True, True]
 
 
 def test_other_kernel_sources_make_other_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,9 @@ from flame.engine.machine import usable_cores
 
 _SHORT_S = 300e-6
 """Launches below this are awaited awake: to wake a thread that sleeps takes some 40 us, a quarter of the shortest."""
+
+_TRUSTED = 64
+"""Launches that are awaited asleep before one is awaited awake again, which keeps a core busy as long as it takes."""
 
 _running: dict[torch.device, threading.Semaphore] = {}
 
@@ -40,14 +42,22 @@ class Lane(Protocol):
 
 
 def short_or_long(run: Callable[..., None]) -> Steps:
-    """Calls `run(short=...)`: a launch is taken to be short where the one before it was. For one thread at a time."""
-    took = math.inf
+    """Calls `run(short=...)`: a launch is taken to be short where the last one that was awaited awake was. For one thread
+    at a time.
+
+    How long a launch takes says nothing where its thread was asleep, since it may sleep on for as long again. So now
+    and then one is awaited awake to know it, the first among them.
+    """
+    took, left = 0.0, 0
 
     def launch() -> None:
-        nonlocal took
+        nonlocal took, left
+        awake = took < _SHORT_S or not left
+        left = _TRUSTED if awake else left - 1
         began = time.perf_counter()
-        run(short=took < _SHORT_S)
-        took = time.perf_counter() - began
+        run(short=awake)
+        if awake:
+            took = time.perf_counter() - began
 
     return launch
 
