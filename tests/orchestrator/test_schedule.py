@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flame.engine.spec import Profile, ProfileCost
+from flame.engine.spec import ModelSpec, Profile, ProfileCost
 from flame.errors import DeadlineExceeded, RequestCancelled, ShuttingDown
 from flame.metrics import Metrics
 from flame.orchestrator.batching import AHEAD_MS, LEAST, MOST
@@ -26,7 +26,7 @@ from flame.orchestrator.states import StatePool
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features
 from tests.orchestrator.asking import nobody
-from tests.orchestrator.conftest import HashEngine
+from tests.orchestrator.conftest import HashEngine, costs
 
 Make = Callable[..., Features]
 
@@ -325,3 +325,17 @@ def test_batch_requests_that_are_late_are_told_so_though_they_are_planned(queue,
     assert set(late) == set(batch) - running
     assert all(isinstance(one.error, DeadlineExceeded) for one in late)
     assert schedule.alive == len(running)
+
+
+@pytest.mark.parametrize(("launch", "shared"), [(0.05, 1), (1.0, 4)])
+def test_who_has_the_same_history_waits_only_where_to_encode_it_pays(
+    spec: ModelSpec, features: Make, launch: float, shared: int
+) -> None:
+    """Launches that cost next to nothing but themselves are shared, whoever's histories are in them."""
+    shapes = [Profile(users, 30, 16) for users in (1, 4)]
+    profiles = ProfileSet(spec, shapes, costs(shapes, launch=launch))
+    pool = StatePool(HashEngine(spec, shapes, costs(shapes)), profiles, 1, 4, Metrics())
+    schedule = Schedule([Device("cpu", profiles, Reuse(pool, profiles, 4, Metrics()), 1)], plan)
+    for _ in range(4):
+        schedule.add(ticket(features(1, 5)))
+    assert len(take(schedule).parts) == shared

@@ -98,7 +98,7 @@ class Batching:
             else:
                 ticket.device = device
                 batch.append(ticket)
-                if key and not reuse.find(ticket):
+                if key and not reuse.find(ticket) and reuse.worth_waiting(ticket):
                     new.add(key)
         queue.put_back(back)
         if not batch:

@@ -124,6 +124,10 @@ class Tier:
     """All profiles of one history length, and the prices of launches among them.
 
     Immutable after it is made, but for memos that any thread may fill, with an entry for a candidate count at most.
+
+    By candidates: `alone` is what a request costs that shares its launches with nobody, and `worth_waiting` whether one
+    should wait until another has encoded the history of both. Prices of wide launches would say so more often, but
+    whoever waits is missing in the launches that are to be wide.
     """
 
     def __init__(self, history: int, events: int, costs: Mapping[Profile, ProfileCost], limit: int) -> None:
@@ -133,7 +137,9 @@ class Tier:
         self.widest = max(profile.users for profile in costs)
         self.sizes = tuple(sorted({profile.candidates for profile in costs}))
         self.shares = {users: self._share(users, limit) for users in sorted({1, *(p.users for p in costs)})}
-        self.alone = [self.shares[1].cost(candidates) for candidates in range(limit + 1)]
+        alone = self.shares[1]
+        self.alone = [alone.cost(candidates) for candidates in range(limit + 1)]
+        self.worth_waiting = [alone.encoding_pays(candidates, again=1.0) for candidates in range(limit + 1)]
         self._launches: dict[Kind, list[list[tuple[float, Profile | None]]]] = {
             kind: [[self._cheapest(kind, users, size) for size in self.sizes] for users in range(self.widest + 1)]
             for kind in KINDS

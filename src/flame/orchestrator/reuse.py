@@ -55,6 +55,10 @@ class Reuse:
             self._filling[held].waiting.append(ticket)
         return True
 
+    def worth_waiting(self, ticket: Ticket) -> bool:
+        """Whether others with the history of `ticket` should wait until it is encoded."""
+        return self._profiles.tier(ticket.demand.events).worth_waiting[ticket.demand.candidates]
+
     def demands(self, batch: Sequence[Ticket], twins: Sequence[Ticket]) -> list[Demand]:
         """What the planner is told of a batch; the histories of `twins`, who wait for it, are sure to come again."""
         if self._recurrence is None:

@@ -44,9 +44,8 @@ class Lane(Protocol):
 def short_or_long(run: Callable[..., None]) -> Steps:
     """Calls `run(short=...)`: a launch is taken to be short where the last one that was awaited awake was.
 
-    For one thread at a time.
-    How long a launch takes says nothing where its thread was asleep, since it may sleep on for as long again. So now
-    and then one is awaited awake to know it, the first among them.
+    For one thread at a time. How long a launch takes says nothing where its thread was asleep, since it may sleep on
+    for as long again. So now and then one is awaited awake to know it, the first among them.
     """
     took, left = 0.0, 0
 
