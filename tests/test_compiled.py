@@ -18,6 +18,8 @@ TESTS = (
     "admission",
     "company",
     "cover",
+    "ending",
+    "leaving",
     "learning",
     "plan",
     "pool",

@@ -4,7 +4,7 @@
     from flame import RankRequest, Ranker
 
     with Ranker.load("preset:tiny-climber") as ranker:
-        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 101)))
+        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 21)))
 
 Names are imported when they are first used: `import flame` alone loads neither torch nor a server.
 """

@@ -1,7 +1,7 @@
 """The whole path of a request, in process: validate, admit, gather, submit, respond.
 
     with Ranker.load("preset:tiny-climber") as ranker:
-        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 101)))
+        response = ranker.rank(RankRequest(user=42, candidates=np.arange(1, 21)))
         best = response.scores[:, 0].argsort()[::-1]
 
 A server is this and two protocols around it.

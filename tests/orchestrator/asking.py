@@ -1,9 +1,12 @@
-"""Asking an orchestrator, for tests that want to wait for the answer."""
+"""Asking an orchestrator, for tests that want to wait for the answer, and what to ask."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+import numpy as np
 
 from flame.errors import FlameError
 from flame.orchestrator.outcome import Outcome, Scored
@@ -33,3 +36,13 @@ def ask(orchestrator: Orchestrator, features: Features, **whose: Any) -> Asked:
     asked = Asked()
     asked.ticket = orchestrator.submit(features, asked.end, **whose)
     return asked
+
+
+def sample(make: Callable[..., Features], count: int, seed: int = 0, longest: int = 15) -> list[Features]:
+    """Requests of odd sizes: one candidate, sizes of profiles and their neighbours, the limit, no history."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.choice([1, 2, 15, 16, 17, 63, 64, 65, 100, 129, 199, 200], count)
+    return [
+        make(seed * 100_000 + number, int(size), [int(n) for n in rng.integers(0, longest + 1, 2)])
+        for number, size in enumerate(sizes)
+    ]

@@ -170,5 +170,7 @@ def test_an_answered_request_is_no_garbage_in_a_circle(bench) -> None:
         del answer
         one.ranker._orchestrator.admission.drain(60)
         until(lambda: not any(reference() for reference in gone))
+        assert len(gone) == 19
+        assert [reference() for reference in gone] == [None] * 19
     finally:
         gc.enable()

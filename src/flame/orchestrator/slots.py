@@ -40,7 +40,6 @@ class Slots:
         self._events = layout.events
         self._candidates = layout.candidates
         self._prefix = record.prefix
-        self._words = buffers.words
         self._header = layout.views(buffers.words).header
         self._scores = buffers.scores
         self._target = _address(buffers.words)
