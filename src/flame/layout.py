@@ -10,6 +10,9 @@ slice of a request reaches an executor by one copy. Floats are the same four byt
 hold anything. Age is the time from an event to the newest event of the history, in seconds, so a packed history does
 not depend on when it was asked for. An embedding is part of a record only when the host does the look-up.
 
+An engine may fetch a launch's events and candidates from elsewhere in the host's memory, such as from buffers of one
+user: then a slot has a source, which says where they lie. Its header always lies in the launch's own words.
+
 A header has the prefix only where positions count from the oldest event: how many events, from the oldest, the state
 that is encoded into holds already. An `encode` leaves them as they are and goes on behind them; nothing else reads it.
 """
@@ -38,6 +41,10 @@ EVENT_ROW = 3
 
 CANDIDATE_ITEM = 0
 CANDIDATE_ROW = 1
+
+SOURCE_EVENTS, SOURCE_CAPACITY, SOURCE_CANDIDATES, SOURCE_WORDS = range(4)
+"""What a slot's source tells, int64: the address of its events, how many each of its sequences has room for, and the
+address of the first of its candidates."""
 
 ALIGN = 16
 """Words of a cache line."""
@@ -148,6 +155,18 @@ class PackedLayout:
     @property
     def nbytes(self) -> int:
         return 4 * self.words
+
+    def sources(self, words: Words) -> NDArray[np.int64]:
+        """Of each slot in `words` itself `[users, SOURCE_WORDS]`."""
+        slots = np.arange(self.users)
+        table = np.empty((self.users, SOURCE_WORDS), np.int64)
+        first = words.__array_interface__["data"][0]
+        event_words = self.record.sequences * self.events * self.record.event_words
+        table[:, SOURCE_EVENTS] = first + 4 * (self.events_start + slots * event_words)
+        table[:, SOURCE_CAPACITY] = self.events
+        candidate_words = self.candidates * self.record.candidate_words
+        table[:, SOURCE_CANDIDATES] = first + 4 * (self.candidates_start + slots * candidate_words)
+        return table
 
     def views(self, words: Words) -> PackedViews:
         """The three sections of `words` (at least `self.words` long) as arrays that share its memory."""

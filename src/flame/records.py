@@ -81,7 +81,7 @@ class Features(Struct, frozen=True):
     `release` exactly once, and nobody reads it afterwards. `fingerprint` identifies all that the
     history state depends on (events, their features, scenario), so equal fingerprints mean equal states. `prefixes`
     identify so its oldest tile of events, its oldest two tiles, and so on, whatever follows them; there are none where
-    the engine cannot append to a state.
+    the engine cannot append to a state. Where `words` are `pinned`, GPUs read them where they lie.
     """
 
     words: Words
@@ -90,6 +90,7 @@ class Features(Struct, frozen=True):
     fingerprint: bytes
     counts: FeatureCounts
     prefixes: tuple[bytes, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,11 @@ class Assembler:
         slots = kernels.Slots(slots.ids[:used], slots.offsets[:used], slots.table_rows[:used])
         return Draft(words, layout, tuple(lengths.tolist()), slots, np.zeros(used, np.uint8))
 
-    def finish(self, draft: Draft, unknown_user: bool) -> tuple[Features, int]:
-        """The features of a draft whose rows have come as far as they do, and how many of the rows are fresh."""
+    def finish(self, draft: Draft, unknown_user: bool, pinned: bool = False) -> tuple[Features, int]:
+        """The features of a draft whose rows have come as far as they do, and how many of the rows are fresh.
+
+        `pinned` says of the draft's words that GPUs read them where they lie.
+        """
         counts = np.zeros(4, np.int64)
         kernels.settle(draft.words, draft.slots, draft.status, self._default, counts)
         if self._table is not None:
@@ -87,6 +90,7 @@ class Assembler:
             fingerprint(views, draft.lengths),
             FeatureCounts(stale, missing, unknown, unknown_user),
             prefix_fingerprints(views, draft.lengths[0], tile) if tile else (),
+            pinned,
         )
         return features, fresh
 

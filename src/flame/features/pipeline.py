@@ -82,7 +82,7 @@ class FeaturePipeline:
                 draft.status[:] = ROW
             else:
                 self._rows.fill(draft.slots.ids, words, draft.slots.offsets, draft.status, until)
-            features, fresh = self._assembler.finish(draft, unknown_user)
+            features, fresh = self._assembler.finish(draft, unknown_user, self._staging.pinned)
         except BaseException:
             self._staging.release(words)
             raise

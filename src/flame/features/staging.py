@@ -21,7 +21,8 @@ class StagingPool:
     """Hands out buffers of int32 words; safe for any number of threads.
 
     As many buffers can be out as callers take: admission bounds them. What comes back is kept for the next request,
-    up to `keep_bytes` in all. With `pinned`, buffers are page-locked so that a GPU reads them without a detour.
+    up to `keep_bytes` in all. With `pinned`, buffers are page-locked so that GPUs read them where they lie, if CUDA
+    does that.
     """
 
     def __init__(self, *, pinned: bool = False, keep_bytes: int = 256 * 2**20) -> None:
@@ -31,6 +32,11 @@ class StagingPool:
         self._free: dict[int, list[Words]] = {}
         self._out: dict[int, Words] = {}
         self._lock = threading.Lock()
+
+    @property
+    def pinned(self) -> bool:
+        """Whether GPUs read all buffers that were handed out so far where they lie."""
+        return self._pins is not None and self._pins.all_pinned
 
     def take(self, words: int) -> Words:
         """A buffer of exactly `words` words, nobody else's until it is released; its contents may be anything."""
@@ -87,8 +93,9 @@ def _address(words: Words) -> int:
     return address
 
 
-_PORTABLE = 1
-"""`cudaHostRegisterPortable`: page-locked for every device of the process, not for the thread's current one alone."""
+_PORTABLE, _MAPPED = 1, 2
+"""`cudaHostRegisterPortable` and `Mapped`: page-locked for every device of the process, not for the thread's current
+one alone, and at the same address for all of them."""
 
 
 class _Pins:
@@ -98,17 +105,21 @@ class _Pins:
         import torch
 
         self._runtime: Any = torch.cuda.cudart() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
+        self.all_pinned = self._runtime is not None
         if self._runtime is None:
             _log.warning("no CUDA device: staging buffers are not page-locked")
 
     def register(self, buffer: NDArray[np.int32]) -> None:
         if self._runtime is not None:
-            self._check(self._runtime.cudaHostRegister(_address(buffer), buffer.nbytes, _PORTABLE), "register")
+            status = self._runtime.cudaHostRegister(_address(buffer), buffer.nbytes, _PORTABLE | _MAPPED)
+            if not self._done(status, "register"):
+                self.all_pinned = False
 
     def unregister(self, buffer: NDArray[np.int32]) -> None:
         if self._runtime is not None:
-            self._check(self._runtime.cudaHostUnregister(_address(buffer)), "unregister")
+            self._done(self._runtime.cudaHostUnregister(_address(buffer)), "unregister")
 
-    def _check(self, status: Any, what: str) -> None:
+    def _done(self, status: Any, what: str) -> bool:
         if int(status) != 0:
             _log.warning("cannot %s page-locked memory: CUDA error %s; copies to the GPU are slower", what, int(status))
+        return int(status) == 0

@@ -28,8 +28,8 @@ class Executor:
         """Fills slot `i` with `parts[i]`, launches, and copies the scores out into each ticket.
 
         Blocks until the scores are there. Whatever the engine raises comes through, and `Abandoned` where `attempt`
-        was given up meanwhile. From its `begin` on, request buffers are not read; after it was given up, nothing is
-        written to a ticket.
+        was given up meanwhile. From its `begin` on, the host does not read request buffers, though the engine may fetch
+        pinned ones; after it was given up, nothing is written to a ticket.
         """
         buffers, slots = self._buffers[profile]
         slots.fill(kind, parts)
@@ -46,7 +46,7 @@ class Executor:
 
     def trial(self) -> None:
         """Ranks one candidate for a user without a history in the smallest profile; raises what the engine raises."""
-        buffers = self._buffers[min(self._buffers)][0]
+        buffers, _ = self._buffers[min(self._buffers)]
         views = buffers.layout.views(buffers.words)
         views.header[:] = 0
         views.header[0, CANDIDATES] = 1

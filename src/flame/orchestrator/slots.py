@@ -1,7 +1,7 @@
 """A launch buffer as slots of requests: what is copied into it before a launch, and out of it afterwards.
 
-What of a request goes where is worked out in compiled code, one call for a launch: in Python it would take longer than
-the copies.
+Where the engine fetches a request from the memory it lies in, only its header is copied. What of a request goes where
+is worked out in compiled code, one call for a launch: in Python it would take longer than the copies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flame.engine.backends.base import LaunchBuffers
-from flame.layout import Words
+from flame.layout import SOURCE_WORDS, Words
 from flame.orchestrator.kernels.fill import (
     CANDIDATE,
     CANDIDATES_AT,
@@ -27,6 +27,7 @@ from flame.orchestrator.kernels.fill import (
     SEQUENCES,
     SIZES,
     fill_slots,
+    point_slots,
 )
 from flame.orchestrator.profiles import Kind
 from flame.orchestrator.ticket import Part
@@ -42,6 +43,8 @@ class Slots:
         self._prefix = record.prefix
         self._header = layout.views(buffers.words).header
         self._scores = buffers.scores
+        self._sources = buffers.sources
+        self._own_sources = layout.sources(buffers.words)
         self._target = _address(buffers.words)
         self._sizes = sizes = np.zeros(SIZES, np.int64)
         sizes[HEADER], sizes[SEQUENCES] = record.header_words, record.sequences
@@ -51,13 +54,20 @@ class Slots:
         sizes[PREFIX_WORD] = -1 if record.prefix is None else record.prefix
 
     def fill(self, kind: Kind, parts: Sequence[Part]) -> None:
-        """Copies what a launch of `kind` reads: `parts[i]` into slot `i`. Others get Python's lock meanwhile."""
+        """Makes slot `i` what a launch of `kind` reads of `parts[i]`: fetched by the engine where it can reach all of
+        them, so that they must stay as they are until it has ended; else by copies, while others get Python's lock."""
         assert len(parts) <= len(self._header), "more parts than slots"
         rows = array("q")
         for part in parts:
             rows.extend(self._row(kind, part))
         table = np.frombuffer(rows, np.int64).reshape(-1, PART_WORDS)
-        fill_slots(self._header, self._target, self._sizes, table, kind != "score")
+        if self._sources is None:
+            fill_slots(self._header, self._target, self._sizes, table, kind != "score")
+        elif False not in [part.ticket.features.pinned for part in parts]:
+            point_slots(self._header, self._target, self._sizes, table, self._sources)
+        else:
+            self._sources[:] = self._own_sources
+            fill_slots(self._header, self._target, self._sizes, table, kind != "score")
 
     def read(self, parts: Sequence[Part]) -> None:
         """Copies the scores of slot `i` into the ticket of `parts[i]`."""
@@ -82,7 +92,9 @@ class Slots:
 def warm_up() -> None:
     """Compiles or loads what copies, so that the first launch need not."""
     nothing = np.zeros((0, PART_WORDS), np.int64)
-    fill_slots(np.zeros((0, 1), np.int32), 0, np.zeros(SIZES, np.int64), nothing, True)
+    no_header, sizes = np.zeros((0, 1), np.int32), np.zeros(SIZES, np.int64)
+    fill_slots(no_header, 0, sizes, nothing, True)
+    point_slots(no_header, 0, sizes, nothing, np.zeros((0, SOURCE_WORDS), np.int64))
 
 
 def _address(words: Words) -> int:

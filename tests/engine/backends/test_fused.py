@@ -13,7 +13,8 @@ import torch
 from flame.engine.backends.base import Engine
 from flame.engine.backends.eager import EagerEngine
 from flame.engine.backends.fused.engine import FusedEngine
-from flame.engine.backends.fused.lanes import GraphLane, HostLane, StreamLane
+from flame.engine.backends.fused.graph_lane import GraphLane
+from flame.engine.backends.fused.lanes import HostLane, StreamLane
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import program_type
 from flame.engine.backends.fused.state import DeviceState

@@ -15,7 +15,9 @@ import triton.language as tl
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.backends.fused.state import HEADER_BYTES, DeviceState, new_state
+from flame.engine.kernels.gather import Gather
 from flame.engine.kernels.kernel import Kernel, Runtime, TritonKernel
+from flame.engine.kernels.rows import Selection
 from flame.engine.probe import Packed
 from flame.engine.spec import ModelSpec, Profile
 from flame.records import Scores
@@ -72,6 +74,7 @@ class TotalsProgram:
     def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime
+        self._gather = Gather(spec.record)
         record = spec.record
         sizes = {"header": record.header_words, "blocks": record.sequences, "tile": 16}
         self._total = TritonKernel(
@@ -90,7 +93,7 @@ class TotalsProgram:
         self._own: list[DeviceState] = []
 
     def kernels(self) -> Sequence[Kernel]:
-        return self._total, *self._score.values()
+        return self._gather.kernel, self._total, *self._score.values()
 
     def state_bytes(self, capacity: int) -> int:
         return 4 * self.spec.record.sequences
@@ -109,6 +112,9 @@ class TotalsProgram:
             own_states=torch.tensor([state.address for state in own], device=device),
             x=torch.empty(0, device=device),
         )
+
+    def gather(self, memory: LaunchMemory, header: torch.Tensor, sources: torch.Tensor, select: Selection) -> None:
+        self._gather.launch(self.runtime, self.spec.layout(memory.profile), header, sources, memory.words, select)
 
     def rank(self, memory: LaunchMemory) -> None:
         self._encode(memory, memory.own_states)

@@ -156,7 +156,7 @@ def test_embeddings_that_the_host_looked_up(runtime) -> None:
 def test_kernels_are_known_without_a_device_and_have_names_of_their_own(spec) -> None:
     program = HstuProgram(spec, PRECISIONS["bf16"], NoRuntime(), None, frozenset(("stack", "feed-forward")), 90)
     names = [kernel.name for kernel in program.kernels()]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
 
 
 def test_what_cannot_be_is_told() -> None:

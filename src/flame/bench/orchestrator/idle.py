@@ -20,7 +20,7 @@ class IdleState:
 class IdleEngine(Engine):
     """Has the model, profiles and costs of another engine, so that plans are the same; its launches return at once.
 
-    Scores are zero.
+    Scores are zero. Requests are copied into its launch buffers where they are into those of the other engine.
     """
 
     backend = "idle"
@@ -29,12 +29,15 @@ class IdleEngine(Engine):
     def __init__(self, like: Engine) -> None:
         self.spec, self.precision = like.spec, like.precision
         self.profiles, self.costs = like.profiles, like.costs
+        self._gathers = like.buffers(min(like.profiles)).sources is not None
 
     def buffers(self, profile: Profile) -> LaunchBuffers:
         layout = self.spec.layout(profile)
         words = np.zeros(layout.words, np.int32)
         scores = np.zeros((profile.users, profile.candidates, len(self.spec.tasks)), np.float32)
-        return LaunchBuffers(profile, layout, words, scores, torch.from_numpy(words), torch.from_numpy(scores))
+        sources = layout.sources(words) if self._gathers else None
+        device_words, device_scores = torch.from_numpy(words), torch.from_numpy(scores)
+        return LaunchBuffers(profile, layout, words, scores, device_words, device_scores, sources=sources)
 
     def state(self, history: int) -> HistoryState:
         return IdleState()

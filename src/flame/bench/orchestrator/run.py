@@ -37,10 +37,13 @@ def run(bench: OrchestratorBench, config: Config, show: Show) -> tuple[list[dict
     try:
         # What an artifact remembers was measured in another hour, and planning would be blamed for it.
         engine.costs = {profile: measure_cost(engine, profile) for profile in engine.profiles}
+        if engine.device != "cpu":
+            traffic.pin()
         measured = Phases(bench, config.orchestrator, engine, traffic, show)
         found = [dict.fromkeys(COLUMNS) | row for row in measured.rows()]
     finally:
         engine.close()
+        traffic.close()
     return found, _facts(bench, config, engine) | {"marks": marks(found), "launches": measured.drawn}
 
 

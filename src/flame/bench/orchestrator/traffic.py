@@ -9,6 +9,7 @@ import numpy as np
 from flame.bench.distributions import Choice, LogNormal
 from flame.engine.sampling import random_words
 from flame.engine.spec import ModelSpec, Profile
+from flame.features.staging import StagingPool
 from flame.layout import PackedLayout, Words
 from flame.records import FeatureCounts, Features, History, Ids, RankRequest
 
@@ -38,6 +39,8 @@ class Traffic:
         self.lengths = tuple(sequence.capacity(history) for sequence in spec.input.sequences)
         self.counts: list[int] = candidates.sample(distinct, spec.input.max_candidates, generator).tolist()
         self._pool = [self._pack(spec, count, generator) for count in self.counts]
+        self._staging: StagingPool | None = None
+        self._pinned = False
 
     @property
     def mean(self) -> float:
@@ -51,7 +54,23 @@ class Traffic:
         """
         words, layout, candidates = self._pool[index % len(self._pool)]
         request = RankRequest(user, candidates, self._history, deadline=deadline)
-        return request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS)
+        return request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS, (), self._pinned)
+
+    def pin(self) -> None:
+        """Moves the requests into memory that GPUs read, where those of a `Ranker` with a GPU are. Once."""
+        self._staging = StagingPool(pinned=True)
+        moved = [self._staging.take(len(packed.words)) for packed in self._pool]
+        for words, packed in zip(moved, self._pool, strict=True):
+            words[:] = packed.words
+        self._pool = [packed._replace(words=words) for words, packed in zip(moved, self._pool, strict=True)]
+        self._pinned = self._staging.pinned
+
+    def close(self) -> None:
+        """Gives that memory back; no request may be on its way."""
+        if self._staging is not None:
+            for packed in self._pool:
+                self._staging.release(packed.words)
+            self._staging.close()
 
     def _pack(self, spec: ModelSpec, count: int, generator: np.random.Generator) -> _Packed:
         layout = spec.layout(Profile(1, self.history, count))

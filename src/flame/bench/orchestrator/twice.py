@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ def rows(engine: Engine, orchestrator: Orchestrator, traffic: Traffic, seed: int
     users = itertools.count(1 << 40)
     sizes = sorted(set(traffic.counts))
     for size in sizes[:: -(-len(sizes) // 5)]:
-        same = Traffic(engine.spec, traffic.history, Choice((size,)), 2, seed)
-        _ask(orchestrator, same, users, LEARNING)
-        yield _row(engine, orchestrator, same, _ask(orchestrator, same, users, PAIRS))
+        with closing(Traffic(engine.spec, traffic.history, Choice((size,)), 2, seed)) as same:
+            if engine.device != "cpu":
+                same.pin()
+            _ask(orchestrator, same, users, LEARNING)
+            yield _row(engine, orchestrator, same, _ask(orchestrator, same, users, PAIRS))
 
 
 def _ask(orchestrator: Orchestrator, traffic: Traffic, users: Iterator[int], pairs: int) -> list[tuple[Scored, Scored]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -41,6 +41,10 @@ class LaunchBuffers:
 
     `words` `[layout.words]` is the host side that is filled before a launch, `scores` `[users, candidates, tasks]`
     the host side that is read after it. On a CPU the device tensors share their memory; on a GPU the launch copies.
+
+    With `sources` int64 `[users, SOURCE_WORDS]` (`flame.layout`) the launch fetches events and candidates of slot `u`
+    from where `sources[u]` says: memory that the device can read, and that stays as it is until the launch has ended.
+    They begin as those of `words` itself. Headers are always read from `words`.
     """
 
     profile: Profile
@@ -49,6 +53,7 @@ class LaunchBuffers:
     scores: NDArray[np.float32]
     device_words: torch.Tensor
     device_scores: torch.Tensor
+    sources: NDArray[np.int64] | None = field(default=None, kw_only=True)
 
 
 class Engine(abc.ABC):

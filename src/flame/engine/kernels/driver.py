@@ -30,7 +30,7 @@ class Driver:
         # A stream exists in PyTorch's context alone: with one, the context is made and current.
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
-            self._context = _answer("the CUDA context", driver.cuCtxGetCurrent())
+            self._context = answer("the CUDA context", driver.cuCtxGetCurrent())
             try:
                 for cubin in cubins:
                     self._load(cubin)
@@ -49,29 +49,29 @@ class Driver:
         stream = torch.cuda.current_stream(self.device).cuda_stream
         config = _config(cubin, grid, stream)
         answer = driver.cuLaunchKernelEx(config, self._functions[kernel.name], packed.addresses, 0)
-        _answer(f"kernel {kernel.name} with grid {grid}", answer)
+        answer(f"kernel {kernel.name} with grid {grid}", answer)
 
     def close(self) -> None:
         """Unloads the machine code."""
         self._functions.clear()
         while self._libraries:
-            _answer("machine code", driver.cuLibraryUnload(self._libraries.pop()))
+            answer("machine code", driver.cuLibraryUnload(self._libraries.pop()))
 
     def _load(self, cubin: Cubin) -> None:
         what = f"kernel {cubin.name}"
-        library = _answer(what, driver.cuLibraryLoadData(cubin.code, None, None, 0, None, None, 0))
+        library = answer(what, driver.cuLibraryLoadData(cubin.code, None, None, 0, None, None, 0))
         self._libraries.append(library)
-        kernel = _answer(what, driver.cuLibraryGetKernel(library, cubin.entry.encode()))
-        function = _answer(what, driver.cuKernelGetFunction(kernel))
+        kernel = answer(what, driver.cuLibraryGetKernel(library, cubin.entry.encode()))
+        function = answer(what, driver.cuKernelGetFunction(kernel))
         if cubin.shared > _STATIC_SHARED:
-            _answer(what, driver.cuFuncSetAttribute(function, _SHARED, cubin.shared))
+            answer(what, driver.cuFuncSetAttribute(function, _SHARED, cubin.shared))
         self._cubins[cubin.name] = cubin
         self._functions[cubin.name] = function
 
     def _make_current(self) -> None:
         """A thread that has not used PyTorch on this device yet has no context, or another device's."""
-        if int(_answer("the CUDA context", driver.cuCtxGetCurrent())) != int(self._context):
-            _answer("the CUDA context", driver.cuCtxSetCurrent(self._context))
+        if int(answer("the CUDA context", driver.cuCtxGetCurrent())) != int(self._context):
+            answer("the CUDA context", driver.cuCtxSetCurrent(self._context))
 
 
 def _config(cubin: Cubin, grid: tuple[int, ...], stream: int) -> Any:
@@ -96,7 +96,7 @@ def _as_dependent() -> Any:
 _AS_DEPENDENT = _as_dependent()
 
 
-def _answer(what: str, answer: tuple[Any, ...]) -> Any:
+def answer(what: str, answer: tuple[Any, ...]) -> Any:
     """The value of a call of the driver. Raises `KernelError` with the driver's words."""
     status, *values = answer
     if status != driver.CUresult.CUDA_SUCCESS:

@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from flame.jit import Integer, kernel
-from flame.layout import ALIGN, CANDIDATES, LENGTHS
+from flame.jit import Integer, kernel, short_kernel
+from flame.layout import ALIGN, CANDIDATES, LENGTHS, SOURCE_CANDIDATES, SOURCE_CAPACITY, SOURCE_EVENTS
 
 ADDRESS, CAPACITY, FIRST, COUNT, SAID, PREFIX, PART_WORDS = range(7)
 """What a slot is filled from: the address of a request's words, how many events each of its sequences has room for, the
@@ -31,34 +31,70 @@ def fill_slots(
     `header` `[users, words]` lies at the beginning of the launch buffer at address `target`. `events` says whether
     events are copied. Nothing is checked: the caller vouches for the memory, and keeps it alive.
     """
-    for slot in range(len(header)):
-        if slot >= len(parts):
-            # A count of 0 marks a slot as unused; the rest of its header must still be values that exist.
-            header[slot] = 0
-            continue
+    for slot in range(len(parts)):
         part = parts[slot]
-        source, capacity = part[ADDRESS], part[CAPACITY]
-        _memcpy(target + slot * sizes[HEADER] * _WORD, source, sizes[HEADER] * _WORD)
+        _fill_header(header, target, sizes, part, slot)
         event = sizes[EVENT] * _WORD
-        from_events = source + _aligned(sizes[HEADER]) * _WORD
+        from_events, from_candidates = _sections(sizes, part)
         if events:
             to_events = target + sizes[EVENTS_AT] * _WORD + slot * sizes[SEQUENCES] * sizes[EVENTS] * event
             for sequence in range(sizes[SEQUENCES]):
                 _memcpy(
                     to_events + sequence * sizes[EVENTS] * event,
-                    from_events + sequence * capacity * event,
+                    from_events + sequence * part[CAPACITY] * event,
                     header[slot, LENGTHS + sequence] * event,
                 )
         candidate = sizes[CANDIDATE] * _WORD
-        from_candidates = from_events + _aligned(sizes[SEQUENCES] * capacity * sizes[EVENT]) * _WORD
         _memcpy(
             target + sizes[CANDIDATES_AT] * _WORD + slot * sizes[CANDIDATES_HELD] * candidate,
-            from_candidates + part[FIRST] * candidate,
+            from_candidates,
             part[COUNT] * candidate,
         )
-        header[slot, CANDIDATES] = part[SAID]
-        if part[PREFIX] >= 0:
-            header[slot, sizes[PREFIX_WORD]] = part[PREFIX]
+    _mark_unused(header, parts)
+
+
+@short_kernel
+def point_slots(
+    header: NDArray[np.int32],
+    target: Integer,
+    sizes: NDArray[np.int64],
+    parts: NDArray[np.int64],
+    sources: NDArray[np.int64],
+) -> None:
+    """As `fill_slots`, but copies headers alone and sets `sources` `[users, SOURCE_WORDS]` for what follows them."""
+    for slot in range(len(parts)):
+        part = parts[slot]
+        _fill_header(header, target, sizes, part, slot)
+        from_events, from_candidates = _sections(sizes, part)
+        sources[slot, SOURCE_EVENTS] = from_events
+        sources[slot, SOURCE_CAPACITY] = part[CAPACITY]
+        sources[slot, SOURCE_CANDIDATES] = from_candidates
+    _mark_unused(header, parts)
+
+
+@kernel
+def _fill_header(
+    header: NDArray[np.int32], target: Integer, sizes: NDArray[np.int64], part: NDArray[np.int64], slot: Integer
+) -> None:
+    _memcpy(target + slot * sizes[HEADER] * _WORD, part[ADDRESS], sizes[HEADER] * _WORD)
+    header[slot, CANDIDATES] = part[SAID]
+    if part[PREFIX] >= 0:
+        header[slot, sizes[PREFIX_WORD]] = part[PREFIX]
+
+
+@kernel
+def _sections(sizes: NDArray[np.int64], part: NDArray[np.int64]) -> tuple[Integer, Integer]:
+    """Where a request's events and the first of its candidates that are asked for lie."""
+    events = part[ADDRESS] + _aligned(sizes[HEADER]) * _WORD
+    candidates = events + _aligned(sizes[SEQUENCES] * part[CAPACITY] * sizes[EVENT]) * _WORD
+    return events, candidates + part[FIRST] * sizes[CANDIDATE] * _WORD
+
+
+@kernel
+def _mark_unused(header: NDArray[np.int32], parts: NDArray[np.int64]) -> None:
+    """A count of 0 marks a slot as unused; the rest of its header must still be values that exist."""
+    for slot in range(len(parts), len(header)):
+        header[slot] = 0
 
 
 @kernel

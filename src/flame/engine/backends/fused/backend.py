@@ -18,7 +18,8 @@ from flame.engine.backends.base import Engine
 from flame.engine.backends.fused import cubins
 from flame.engine.backends.fused.compiling import Order, compile_all
 from flame.engine.backends.fused.engine import FusedEngine
-from flame.engine.backends.fused.lanes import GraphLane, StreamLane
+from flame.engine.backends.fused.graph_lane import GraphLane
+from flame.engine.backends.fused.lanes import StreamLane
 from flame.engine.backends.fused.parts import check_parts
 from flame.engine.backends.fused.precision import PRECISIONS
 from flame.engine.backends.fused.programs import check_architecture, kernels_of, program_type

@@ -12,19 +12,25 @@ from numpy.typing import NDArray
 from flame.engine.backends.base import LaunchBuffers
 from flame.engine.backends.fused.lanes import Lane, Steps
 from flame.engine.backends.fused.program import LaunchMemory, Program
+from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import InvalidLaunch
-from flame.layout import LENGTHS, PackedLayout, Words
+from flame.layout import LENGTHS, SOURCE_WORDS, PackedLayout, Words
 
 KINDS = ("rank", "encode", "score")
 
 
 class Host:
-    """The host side of a launch; `states` int64 `[users]` are the addresses that `encode` and `score` work on."""
+    """The host side of a launch; `states` int64 `[users]` are the addresses that `encode` and `score` work on.
 
-    def __init__(self, lane: Lane, memory: LaunchMemory) -> None:
+    `sources` int64 `[users, SOURCE_WORDS]` tell where events and candidates lie: in `words`, to begin with.
+    """
+
+    def __init__(self, lane: Lane, memory: LaunchMemory, layout: PackedLayout) -> None:
         self.words = lane.host(tuple(memory.words.shape), torch.int32)
         self.scores = lane.host(tuple(memory.scores.shape), torch.float32)
+        self.sources = lane.host((memory.profile.users, SOURCE_WORDS), torch.int64)
+        self.sources.copy_(torch.from_numpy(layout.sources(self.words.numpy())))
         self.states = lane.host(tuple(memory.states.shape), torch.int64)
         self.states.copy_(memory.own_states)
 
@@ -73,8 +79,8 @@ def allocate(spec: ModelSpec, program: Program, profile: Profile, lane: Lane, ow
     """Allocates and records everything that launches of `profile` need."""
     layout = spec.layout(profile)
     memory = program.memory(profile)
-    host = Host(lane, memory)
-    steps = _steps(program, memory, host, layout)
+    host = Host(lane, memory, layout)
+    steps = _steps(program, memory, host)
     words: Words = host.words.numpy()
     return FusedBuffers(
         profile=profile,
@@ -83,6 +89,7 @@ def allocate(spec: ModelSpec, program: Program, profile: Profile, lane: Lane, ow
         scores=host.scores.numpy(),
         device_words=memory.words,
         device_scores=memory.scores,
+        sources=host.sources.numpy(),
         owner=owner,
         memory=memory,
         header=layout.views(words).header,
@@ -99,18 +106,18 @@ def _limits(spec: ModelSpec, layout: PackedLayout) -> NDArray[np.uint32]:
     return np.array([spec.input.scenarios - 1, layout.candidates, *lengths], np.uint32)
 
 
-def _steps(program: Program, memory: LaunchMemory, host: Host, layout: PackedLayout) -> dict[str, Steps]:
+def _steps(program: Program, memory: LaunchMemory, host: Host) -> dict[str, Steps]:
     """What each kind of launch copies and runs, in order; only what it reads is copied."""
-    words = _Copy(memory.words, host.words)
-    events = _Copy(memory.words[: layout.candidates_start], host.words[: layout.candidates_start])
-    header = _Copy(memory.words[: layout.events_start], host.words[: layout.events_start])
-    candidates = _Copy(memory.words[layout.candidates_start :], host.words[layout.candidates_start :])
+
+    def gather(select: Selection) -> Steps:
+        return lambda: program.gather(memory, host.words, host.sources, select)
+
     states = _Copy(memory.states, host.states)
     scores = _Copy(host.scores, memory.scores)
     return {
-        "rank": _InOrder(words, lambda: program.rank(memory), scores),
-        "encode": _InOrder(events, states, lambda: program.encode(memory)),
-        "score": _InOrder(header, candidates, states, lambda: program.score(memory), scores),
+        "rank": _InOrder(gather("all"), lambda: program.rank(memory), scores),
+        "encode": _InOrder(states, gather("events"), lambda: program.encode(memory)),
+        "score": _InOrder(states, gather("candidates"), lambda: program.score(memory), scores),
     }
 
 

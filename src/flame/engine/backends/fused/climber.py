@@ -18,6 +18,7 @@ from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import EVENT_TILE, Rows
 from flame.engine.backends.fused.state import MOST_BLOCKS, workspace_states
+from flame.engine.kernels.gather import Gather
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.spec import ModelSpec, Profile
@@ -52,7 +53,9 @@ class ClimberProgram:
         _check(spec)
         self._spec = spec
         self._precision = precision
+        self._runtime = runtime
         self._device = runtime.device
+        self._gather = Gather(spec.record)
         sizes = LayerSizes.of(spec, precision)
         self._layers: Layers | StackLayers
         if "stack" in without or why_no_stack(spec, sizes, capability):
@@ -67,7 +70,7 @@ class ClimberProgram:
         self._head = head(spec, precision, runtime, weights, capability)
 
     def kernels(self) -> Sequence[Kernel]:
-        return (*self._input.kernels, *self._layers.kernels, *self._head.kernels)
+        return (self._gather.kernel, *self._input.kernels, *self._layers.kernels, *self._head.kernels)
 
     def state_bytes(self, capacity: int) -> int:
         return self._layers.state_bytes(capacity)
@@ -102,6 +105,10 @@ class ClimberProgram:
     def take(self, profile: Profile, kind: str, way: str) -> None:
         assert isinstance(self._layers, StackLayers), "there is one way"
         self._layers.take(Rows.of(self._spec, profile), _SELECTIONS[kind], way)
+
+    def gather(self, memory: LaunchMemory, header: Tensor, sources: Tensor, select: Selection) -> None:
+        layout = self._spec.layout(memory.profile)
+        self._gather.launch(self._runtime, layout, header, sources, memory.words, select)
 
     def rank(self, memory: LaunchMemory) -> None:
         self.tokens(memory)

@@ -15,6 +15,7 @@ from flame.engine.backends.fused.precision import Precision
 from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.rows import EVENT_TILE, Rows
 from flame.engine.backends.fused.state import workspace_states
+from flame.engine.kernels.gather import Gather
 from flame.engine.kernels.kernel import Kernel, Runtime
 from flame.engine.kernels.rows import Selection
 from flame.engine.kernels.tokens import TokenPlaces
@@ -58,6 +59,7 @@ class HstuProgram:
         self._runtime = runtime
         self._sizes = HstuSizes.of(spec)
         self.append_tile = EVENT_TILE if spec.appendable else 0
+        self._gather = Gather(spec.record)
         self._tokens = new_tokens(spec, precision)
         self._layers = HstuLayers(self._sizes, precision, runtime, weights, capability)
         self._towers = NormedTowers(_tower_sizes(spec), precision.pointer)
@@ -67,7 +69,7 @@ class HstuProgram:
             self._tower_weights = self._towers.pack({name: weights[name] for name in _HEAD}, dtype, device)
 
     def kernels(self) -> Sequence[Kernel]:
-        return [*self._tokens.kernels, *self._layers.kernels, *self._towers.kernels]
+        return [self._gather.kernel, *self._tokens.kernels, *self._layers.kernels, *self._towers.kernels]
 
     def state_bytes(self, capacity: int) -> int:
         size = self._sizes.state_elements * capacity * self._precision.dtype.itemsize
@@ -89,6 +91,10 @@ class HstuProgram:
             work=self._layers.work(rows),
             own=own,
         )
+
+    def gather(self, memory: LaunchMemory, header: Tensor, sources: Tensor, select: Selection) -> None:
+        layout = self._spec.layout(memory.profile)
+        self._gather.launch(self._runtime, layout, header, sources, memory.words, select)
 
     def rank(self, memory: LaunchMemory) -> None:
         self.tokens(memory)

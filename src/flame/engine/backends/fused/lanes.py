@@ -100,9 +100,12 @@ class StreamLane:
     def close(self) -> None:
         """Steps hold nothing beyond their memory."""
 
-    def _run(self, steps: Steps, *, short: bool = False) -> None:
+    def _done(self, short: bool) -> torch.cuda.Event:
         """Awake where the launch is short and there is a core for every launch to wait on and one for the requests."""
-        done = self._awake if short and self._cores > MOST_LAUNCHES * len(_running) else self._asleep
+        return self._awake if short and self._cores > MOST_LAUNCHES * len(_running) else self._asleep
+
+    def _run(self, steps: Steps, *, short: bool = False) -> None:
+        done = self._done(short)
         with self._slots:
             try:
                 with torch.cuda.stream(self._stream):
@@ -113,42 +116,3 @@ class StreamLane:
                 self._stream.synchronize()
                 raise
             done.synchronize()
-
-
-class GraphLane(StreamLane):
-    """A stream of its own with a graph for everything recorded, so that a launch is one call of the driver.
-
-    Its graphs share one memory pool, for what PyTorch's operations allocate while they are captured. Another lane's
-    may run at the same time, so it has a pool of its own.
-    """
-
-    _capturing = threading.Lock()
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: list[torch.cuda.CUDAGraph] = []
-
-    def record(self, steps: Steps) -> Steps:
-        super().record(steps)
-        graph = self._captured(steps)
-        self._graphs.append(graph)
-        replay = graph.replay
-        # The first launch moves a graph to the device.
-        self._run(replay)
-        return short_or_long(partial(self._run, replay))
-
-    def close(self) -> None:
-        while self._graphs:
-            self._graphs.pop().reset()
-
-    def _captured(self, steps: Steps) -> torch.cuda.CUDAGraph:
-        """Other threads go on allocating and launching meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        with self._capturing, torch.cuda.stream(self._stream):
-            graph.capture_begin(self._pool, "thread_local")
-            try:
-                steps()
-            finally:
-                graph.capture_end()
-        return graph

@@ -10,6 +10,7 @@ import torch
 
 from flame.engine.backends.fused.rows import Rows
 from flame.engine.kernels.kernel import Kernel
+from flame.engine.kernels.rows import Selection
 from flame.engine.spec import Profile
 
 MOST_LAUNCHES = 4
@@ -52,6 +53,10 @@ class Program(Protocol):
 
     def memory(self, profile: Profile) -> LaunchMemory:
         """Allocates everything that launches of `profile` need."""
+
+    def gather(self, memory: LaunchMemory, header: torch.Tensor, sources: torch.Tensor, select: Selection) -> None:
+        """Fills `memory.words` with what the other launches read of it, from the host's memory: headers from `header`,
+        the selected sections from where `sources` `[users, SOURCE_WORDS]` say. It comes before anything else."""
 
     def rank(self, memory: LaunchMemory) -> None:
         """Encodes into `own_states` and scores from them."""

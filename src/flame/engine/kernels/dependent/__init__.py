@@ -11,8 +11,10 @@ so:
 - All programs of a kernel have their places when the one behind it begins, so that none of them can be kept from its
   place by a program that waits for it.
 
-Before it waits a kernel may read what no kernel of a launch writes: weights, and the packed words and addresses of
-states, which a copy wrote. Only a kernel follows a kernel in this way, so the copy was complete when the first began.
+Before it waits a kernel may read what no kernel of a launch writes: weights, and addresses of states, which a copy
+wrote. Only a kernel follows a kernel in this way, so the copy was complete when the first began. The first, which is no
+dependent itself, gathers the packed words; the second, tokens, waits before it reads them, and when the others begin
+the first is complete.
 It may also read what the last kernel but one has written, as that one is complete: a stack that scores looks at the
 lengths in states, between which and any encode there is a launch of tokens.
 
