@@ -48,8 +48,8 @@ class Driver:
         packed = Arguments(cubin, arguments)
         stream = torch.cuda.current_stream(self.device).cuda_stream
         config = _config(cubin, grid, stream)
-        answer = driver.cuLaunchKernelEx(config, self._functions[kernel.name], packed.addresses, 0)
-        answer(f"kernel {kernel.name} with grid {grid}", answer)
+        launched = driver.cuLaunchKernelEx(config, self._functions[kernel.name], packed.addresses, 0)
+        answer(f"kernel {kernel.name} with grid {grid}", launched)
 
     def close(self) -> None:
         """Unloads the machine code."""
@@ -96,9 +96,9 @@ def _as_dependent() -> Any:
 _AS_DEPENDENT = _as_dependent()
 
 
-def answer(what: str, answer: tuple[Any, ...]) -> Any:
+def answer(what: str, given: tuple[Any, ...]) -> Any:
     """The value of a call of the driver. Raises `KernelError` with the driver's words."""
-    status, *values = answer
+    status, *values = given
     if status != driver.CUresult.CUDA_SUCCESS:
         text = driver.cuGetErrorString(status)[1]
         raise KernelError(f"{what}: {status.name}: {text.decode() if text else 'no description'}")
