@@ -59,12 +59,14 @@ def run(args: Namespace) -> int:
     )
 
     from flame.bench.progress import bar
+    from flame.orchestrator.core import shorten_turns
     from flame.ranker import Ranker
     from flame.server.lifecycle import serve
     from flame.server.traces import TraceFile
 
     if config.server.trace:
         TraceFile(config.server.trace)  # a mistake is told before the model is loaded
+    shorten_turns()
     with bar() as show:
         ranker = Ranker.load(args.model, config, progress=show)
     if args.json:

@@ -37,10 +37,14 @@ def graphics_card(device: str) -> dict[str, str]:
     return {"gpu": properties.name, "capability": f"{properties.major}.{properties.minor}", "driver": driver}
 
 
+def thread_cores() -> int:
+    """Cores that the calling thread may run on; a system call."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_cores() -> int:
     """Cores this process may run on, and no more than its containers may use: threads beyond are only held back."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *container_limits(_GROUPS, _own_group())]))
+    return max(1, min([thread_cores(), *container_limits(_GROUPS, _own_group())]))
 
 
 def container_limits(groups: Path, own: str) -> Iterator[int]:

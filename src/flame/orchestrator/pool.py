@@ -26,6 +26,7 @@ from flame.errors import (
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
+from flame.orchestrator.core import bind_thread, shared_core
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.outcome import Done
@@ -77,6 +78,8 @@ class Orchestrator:
             for profile in self.profiles.profiles
             for kind in KINDS
         }
+        gpus = all(engine.device != "cpu" for engine in engines)
+        self._core = shared_core() if config.one_core and gpus else None
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
@@ -105,6 +108,11 @@ class Orchestrator:
     def failed(self) -> Future[None]:
         """Ends when every executor has failed and none could be rebuilt: nothing is served any more."""
         return self._supervisor.failed
+
+    def bind_thread(self) -> None:
+        """Keeps the calling thread on the core that executors share, if they do: for threads that hardly do more than
+        to submit, which need not change cores then with every turn in the interpreter."""
+        bind_thread(self._core)
 
     def check(self) -> None:
         """Raises `EngineFailed` when no executor is left."""
@@ -190,6 +198,7 @@ class Orchestrator:
 
     def _serve(self, post: Post) -> None:
         """The life of an executor's thread: until the orchestrator stops, it is given up, or nothing can be rebuilt."""
+        self.bind_thread()
         try:
             while post.executor is not None or self._supervisor.rebuild(post):
                 job = self._next(post)

@@ -58,9 +58,8 @@ def test_a_record_without_room_is_empty() -> None:
 
 def test_every_submission_is_a_request_of_its_own(traffic: Traffic) -> None:
     users = [5, 2**32, 5, 6]
-    requests, features = zip(
-        *(traffic.submission(index, user, float(index)) for index, user in enumerate(users)), strict=True
-    )
+    requests = [traffic.request(index, user, float(index)) for index, user in enumerate(users)]
+    features = [traffic.features(index, user) for index, user in enumerate(users)]
     assert [one.user for one in requests] == users
     assert [one.deadline for one in requests] == [0.0, 1.0, 2.0, 3.0]
     assert (

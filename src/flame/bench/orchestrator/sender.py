@@ -27,6 +27,8 @@ _EARLY_S = 20e-6
 class Sender:
     """Sends requests from the thread that calls a loop, as a `Ranker` would: permit, queue, answer, permit back.
 
+    The thread is the run's own: it is bound to the executors' core, where they share one.
+
     `users` are the users of the requests, one after the other. `start` is the moment, of `time.monotonic()`, from
     which all times count. `deadline_s` after it was due a request is late, and the orchestrator is told.
     """
@@ -49,12 +51,14 @@ class Sender:
     def open_loop(self, due: Seconds) -> None:
         """Sends one request at each of the times `due` `[n]`, whatever becomes of the others."""
         _sharpen_sleep()
+        self._orchestrator.bind_thread()
         for index, at in enumerate(due.tolist()):
             _sleep_until(self._start + at)
             self._send(index, at)
 
     def closed_loop(self, depth: int, seconds: float) -> None:
         """Keeps `depth` requests on their way for so long, or until the record is full."""
+        self._orchestrator.bind_thread()
         free: SimpleQueue[None] = SimpleQueue()
         for _ in range(depth):
             free.put(None)
@@ -68,7 +72,8 @@ class Sender:
 
     def _send(self, index: int, due: float) -> None:
         deadline = None if self._deadline_s is None else self._start + due + self._deadline_s
-        request, features = self._traffic.submission(index, next(self._users), deadline)
+        user = next(self._users)
+        request = self._traffic.request(index, user, deadline)
         self._record.sending(index, due, time.monotonic() - self._start, len(request.candidates))
         try:
             permit = self._orchestrator.admission.admit(request)
@@ -78,7 +83,7 @@ class Sender:
         self._record.admitted(index)
         try:
             answered = partial(self._answered, index, permit)
-            self._orchestrator.submit(features, answered, deadline=deadline, user=request.user)
+            self._orchestrator.submit(self._traffic.features(index, user), answered, deadline=deadline, user=user)
         except FlameError as error:
             permit.release()
             self._refused(index, error)
@@ -103,7 +108,8 @@ def own_microseconds(traffic: Traffic) -> float:
     record, scored = Record(_REHEARSALS), Scored(np.zeros((1, 1), np.float32), 0.0, 0.0, 1)
     start = time.thread_time()
     for index in range(_REHEARSALS):
-        request, _ = traffic.submission(index, index, 1.0)
+        request = traffic.request(index, index, 1.0)
+        traffic.features(index, index)
         record.sending(index, 0.0, time.monotonic(), len(request.candidates))
         record.admitted(index)
         record.scored(index, time.monotonic(), scored)

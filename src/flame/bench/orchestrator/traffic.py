@@ -47,14 +47,14 @@ class Traffic:
         """Candidates of a request on average."""
         return sum(self.counts) / len(self.counts)
 
-    def submission(self, index: int, user: int, deadline: float | None = None) -> tuple[RankRequest, Features]:
-        """Request `index`, counted round, of that user, as admission sees it and as the queue takes it.
+    def request(self, index: int, user: int, deadline: float | None = None) -> RankRequest:
+        """Request `index`, counted round, of that user, as admission sees it. `deadline` is of `time.monotonic()`."""
+        return RankRequest(user, self._pool[index % len(self._pool)].candidates, self._history, deadline=deadline)
 
-        `deadline` is a point of `time.monotonic()`.
-        """
-        words, layout, candidates = self._pool[index % len(self._pool)]
-        request = RankRequest(user, candidates, self._history, deadline=deadline)
-        return request, Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS, (), self._pinned)
+    def features(self, index: int, user: int) -> Features:
+        """The same request as the queue takes it."""
+        words, layout, _ = self._pool[index % len(self._pool)]
+        return Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS, (), self._pinned)
 
     def pin(self) -> None:
         """Moves the requests into memory that GPUs read, where those of a `Ranker` with a GPU are. Once."""

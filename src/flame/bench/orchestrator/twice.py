@@ -42,7 +42,7 @@ def _ask(orchestrator: Orchestrator, traffic: Traffic, users: Iterator[int], pai
     """One request after the other, each user twice."""
     answers = []
     for user in itertools.islice(users, pairs):
-        first, second = (_scored(orchestrator, traffic.submission(turn, user)[1]) for turn in (0, 1))
+        first, second = (_scored(orchestrator, traffic.features(turn, user)) for turn in (0, 1))
         answers.append((first, second))
     return answers
 

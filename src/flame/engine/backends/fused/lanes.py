@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from flame.engine.backends.fused.program import MOST_LAUNCHES
-from flame.engine.machine import usable_cores
+from flame.engine.machine import thread_cores, usable_cores
 
 _SHORT_S = 300e-6
 """Launches below this are awaited awake: to wake a thread that sleeps takes some 40 us, a quarter of the shortest."""
@@ -101,8 +101,9 @@ class StreamLane:
         """Steps hold nothing beyond their memory."""
 
     def _done(self, short: bool) -> torch.cuda.Event:
-        """Awake where the launch is short and there is a core for every launch to wait on and one for the requests."""
-        return self._awake if short and self._cores > MOST_LAUNCHES * len(_running) else self._asleep
+        """Awake where the launch is short, and there is a core for every launch to wait on and one for the requests."""
+        needed = MOST_LAUNCHES * len(_running)
+        return self._awake if short and self._cores > needed and thread_cores() > needed else self._asleep
 
     def _run(self, steps: Steps, *, short: bool = False) -> None:
         done = self._done(short)

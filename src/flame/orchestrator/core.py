@@ -1,0 +1,53 @@
+"""One core for the threads that take turns in the interpreter.
+
+Only one of them runs Python at a time, so several cores give them nothing; but with every turn what they work on moves
+to another core's caches, and a sleeping core has to be woken. On one core, turns cost next to nothing. That is for
+threads that hand work on and wait; those that compute without the lock (on a CPU, those that launch) need cores.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+from functools import cache
+
+import psutil
+
+_log = logging.getLogger(__name__)
+
+_FEWEST = 4
+"""Cores of a process that has one to spare."""
+_LOOK_S = 0.1
+_TURN_S = 1e-3
+
+
+@cache
+def shared_core() -> int | None:
+    """The core of this process for such threads, always the same: the idlest when it was first asked for, for a tenth
+    of a second. None where the process has too few cores, or the system binds no threads."""
+    if not hasattr(os, "sched_setaffinity") or len(cores := sorted(os.sched_getaffinity(0))) < _FEWEST:
+        return None
+    busy = psutil.cpu_percent(_LOOK_S, percpu=True)
+    random.shuffle(cores)  # Processes that start together on an idle machine must not choose the same.
+    return min(cores, key=lambda core: busy[core] if core < len(busy) else 0.0)
+
+
+def bind_thread(core: int | None) -> None:
+    """Keeps the calling thread, and those it starts, on this core; None: does nothing."""
+    if core is None:
+        return
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError as error:
+        _log.warning("cannot bind a thread to core %d: %s; it runs on any", core, error)
+
+
+def shorten_turns() -> None:
+    """Lets threads of this process that wait for the interpreter have it after 1 ms instead of Python's 5.
+
+    It is for a whole process, so that a program calls it and no library: a launch waits for its turn whenever the
+    thread that has one computes, such as one that refuses requests all the time.
+    """
+    sys.setswitchinterval(min(_TURN_S, sys.getswitchinterval()))
