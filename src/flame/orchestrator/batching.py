@@ -20,7 +20,7 @@ from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 
-AHEAD_MS = 2.0
+AHEAD_MS = 6.0
 """Device time of the requests that are planned together, about, for each executor of the device but one. The more they
 are, the more of one size are found, which leave fewer slots empty. But nothing begins while they are planned, which
 hides only behind launches of other executors; and whoever comes later waits for what is planned, unless that is batch

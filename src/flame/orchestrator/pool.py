@@ -78,7 +78,7 @@ class Orchestrator:
             for profile in self.profiles.profiles
             for kind in KINDS
         }
-        gpus = all(engine.device != "cpu" for engine in engines)
+        gpus = all(engine.device.startswith("cuda") for engine in engines)
         self._core = shared_core() if config.one_core and gpus else None
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
