@@ -110,7 +110,8 @@ def test_interactive_requests_do_not_feel_batch_ones() -> None:
     rest = [outcome for outcome in outcomes if outcome.arrival.priority == "batch"]
     assert refused(first) < 0.01
     assert in_time(first) >= 0.99
-    assert goodput(outcomes, interactive) >= 0.9 * pairs
+    # Fewer are planned together where some are not to wait, so that launches are a little emptier.
+    assert goodput(outcomes, interactive) >= 0.88 * pairs
     assert refused(rest) > 0.5
     settled = [outcome for outcome in rest if outcome.arrival.at > 0.25 * interactive[-1].at]
     assert in_time(settled) >= 0.97
