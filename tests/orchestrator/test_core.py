@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flame.orchestrator import core
-from flame.orchestrator.core import bind_thread, shared_core, shorten_turns
+from flame.orchestrator.core import bind_thread, shared_core
 from tests.faulty_engine import until
 from tests.orchestrator.asking import ask
 

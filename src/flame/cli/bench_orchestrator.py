@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
     from flame.bench.orchestrator import plot, setting
     from flame.bench.orchestrator.run import run as measure
     from flame.bench.progress import bar
-    from flame.orchestrator.core import shorten_turns
+    from flame.turns import shorten_turns
 
     shorten_turns()
     defaults = setting.DEFAULTS[device.partition(":")[0]]

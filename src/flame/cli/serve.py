@@ -59,10 +59,10 @@ def run(args: Namespace) -> int:
     )
 
     from flame.bench.progress import bar
-    from flame.orchestrator.core import shorten_turns
     from flame.ranker import Ranker
     from flame.server.lifecycle import serve
     from flame.server.traces import TraceFile
+    from flame.turns import shorten_turns
 
     if config.server.trace:
         TraceFile(config.server.trace)  # a mistake is told before the model is loaded

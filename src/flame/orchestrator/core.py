@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 from functools import cache
 
 import psutil
@@ -20,7 +19,6 @@ _log = logging.getLogger(__name__)
 _FEWEST = 4
 """Cores of a process that has one to spare."""
 _LOOK_S = 0.1
-_TURN_S = 1e-3
 
 
 @cache
@@ -42,12 +40,3 @@ def bind_thread(core: int | None) -> None:
         os.sched_setaffinity(0, {core})
     except OSError as error:
         _log.warning("cannot bind a thread to core %d: %s; it runs on any", core, error)
-
-
-def shorten_turns() -> None:
-    """Lets threads of this process that wait for the interpreter have it after 1 ms instead of Python's 5.
-
-    It is for a whole process, so that a program calls it and no library: a launch waits for its turn whenever the
-    thread that has one computes, such as one that refuses requests all the time.
-    """
-    sys.setswitchinterval(min(_TURN_S, sys.getswitchinterval()))

@@ -38,6 +38,7 @@ from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
+from flame.turns import give_way
 
 _log = logging.getLogger(__name__)
 
@@ -111,8 +112,14 @@ class Orchestrator:
 
     def bind_thread(self) -> None:
         """Keeps the calling thread on the core that executors share, if they do: for threads that hardly do more than
-        to submit, which need not change cores then with every turn in the interpreter."""
+        to submit. They need not change cores then with every turn in the interpreter, and call `give_way` between two
+        requests."""
         bind_thread(self._core)
+
+    def give_way(self) -> None:
+        """Lets an executor go first that has a launch behind it, for a thread that called `bind_thread`."""
+        if self._core is not None:
+            give_way()
 
     def check(self) -> None:
         """Raises `EngineFailed` when no executor is left."""

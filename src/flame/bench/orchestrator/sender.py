@@ -55,6 +55,7 @@ class Sender:
         for index, at in enumerate(due.tolist()):
             _sleep_until(self._start + at)
             self._send(index, at)
+            self._orchestrator.give_way()
 
     def closed_loop(self, depth: int, seconds: float) -> None:
         """Keeps `depth` requests on their way for so long, or until the record is full."""
@@ -69,6 +70,7 @@ class Sender:
             if now >= seconds:
                 break
             self._send(index, now)
+            self._orchestrator.give_way()
 
     def _send(self, index: int, due: float) -> None:
         deadline = None if self._deadline_s is None else self._start + due + self._deadline_s

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flame.engine.kernels.driver import answer
 from flame.jit import Integer, kernel
+from flame.turns import Flag
 
 llvmlite.binding.load_library_permanently("libcuda.so.1")
 
@@ -35,6 +36,7 @@ class Replay:
     def __init__(self, stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph) -> None:
         self._handles = np.zeros(_HANDLES, np.uint64)
         self._address = self._handles.ctypes.data
+        self._flag = Flag()
         with torch.cuda.device(stream.device):
             self._handles[_CONTEXT] = int(answer("the CUDA context", driver.cuCtxGetCurrent()))
         self._handles[_STREAM], self._handles[_GRAPH] = stream.cuda_stream, graph.raw_cuda_graph_exec()
@@ -45,11 +47,13 @@ class Replay:
         Raises `KernelError` with the driver's words.
         """
         self._handles[_EVENT] = done.cuda_event
-        answer("a captured graph", (driver.CUresult(_replay(self._handles, self._address)),))
+        status = _replay(self._handles, self._address, self._flag.flags, self._flag.place)
+        self._flag.lower()
+        answer("a captured graph", (driver.CUresult(status),))
 
 
 @kernel
-def _replay(handles: NDArray[np.uint64], at: Integer) -> Integer:
+def _replay(handles: NDArray[np.uint64], at: Integer, flags: NDArray[np.uint8], place: Integer) -> Integer:
     status = _push(handles[_CONTEXT])
     if status != 0:
         return status
@@ -59,4 +63,5 @@ def _replay(handles: NDArray[np.uint64], at: Integer) -> Integer:
     if status == 0:
         status = _wait(handles[_EVENT])
     popped = _pop(at + 8 * _POPPED)
+    flags[place] = 1
     return popped if status == 0 else status
