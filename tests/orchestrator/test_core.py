@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -99,19 +98,6 @@ def test_a_core_that_is_not_to_be_had_is_told_and_survived(caplog: pytest.LogCap
         bind_thread(4095)
     assert "core 4095" in caplog.text
     assert os.sched_getaffinity(0) == before
-
-
-def test_turns_are_shortened_and_never_lengthened() -> None:
-    before = sys.getswitchinterval()
-    try:
-        sys.setswitchinterval(0.005)
-        shorten_turns()
-        assert sys.getswitchinterval() == pytest.approx(0.001, abs=1e-5)
-        sys.setswitchinterval(0.0002)
-        shorten_turns()
-        assert sys.getswitchinterval() == pytest.approx(0.0002, abs=1e-5)
-    finally:
-        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize(("device", "one_core", "bound"), [("cuda:0", True, 3), ("cuda:0", False, 0), ("cpu", True, 0)])
