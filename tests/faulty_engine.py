@@ -61,7 +61,7 @@ class FaultyEngine(Engine):
         self.inner = engine
         self.spec, self.profiles, self.costs = engine.spec, engine.profiles, engine.costs
         self.backend, self.device, self.precision = engine.backend, engine.device, engine.precision
-        self.append_tile = engine.append_tile
+        self.append_tile, self.gathers = engine.append_tile, engine.gathers
         self.gate = threading.Event()
         self.gate.set()
         self.gated = {"rank", "encode", "score"}

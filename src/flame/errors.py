@@ -52,6 +52,9 @@ class FlameError(Exception):
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     kind: ClassVar[str] = "internal"
+    features_lost: bool = False
+    """Whether a launch that was given up may still read the features of the request: then nobody may write there again,
+    nor free the memory."""
 
     def __str__(self) -> str:
         message, *values = self.args or ("",)

@@ -110,8 +110,9 @@ class InFlight:
                 self.answer.set_result(response)
 
     def _give_back(self, outcome: Outcome | None = None) -> None:
+        lost = isinstance(outcome, FlameError) and outcome.features_lost
         try:
-            if self._features is not None:
+            if self._features is not None and not lost:
                 self._station.features.release(self._features)
         finally:
             self._permit.release(outcome)

@@ -78,10 +78,11 @@ class Features(Struct, frozen=True):
 
     `words` is the packed buffer that `layout` describes (one user, sequences as long as its own history,
     candidates as many as it asked for). It belongs to `features.staging`: whoever finishes the request calls
-    `release` exactly once, and nobody reads it afterwards. `fingerprint` identifies all that the
-    history state depends on (events, their features, scenario), so equal fingerprints mean equal states. `prefixes`
-    identify so its oldest tile of events, its oldest two tiles, and so on, whatever follows them; there are none where
-    the engine cannot append to a state. Where `words` are `pinned`, GPUs read them where they lie.
+    `release` exactly once, and nobody reads it afterwards; never where it ends in an error with `features_lost`.
+    `fingerprint` identifies all that the history state depends on (events, their features, scenario), so equal
+    fingerprints mean equal states. `prefixes` identify so its oldest tile of events, its oldest two tiles, and so on,
+    whatever follows them; there are none where the engine cannot append to a state. Where `words` are `pinned`, GPUs
+    read them where they lie.
     """
 
     words: Words

@@ -6,14 +6,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
-import numpy as np
 import pytest
 
-from flame.orchestrator import core
-from flame.orchestrator.core import bind_thread, shared_core
-from tests.faulty_engine import until
+from flame.errors import ExecutionError
+from flame.orchestrator import core, pool
+from flame.orchestrator.core import bind_thread, bound, shared_core
+from flame.orchestrator.workers import Workers
+from tests.faulty_engine import nth, until
 from tests.orchestrator.asking import ask
+from tests.orchestrator.conftest import HashEngine
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no threads")
 
@@ -96,32 +99,80 @@ def test_a_core_that_is_not_to_be_had_is_told_and_survived(caplog: pytest.LogCap
     before = os.sched_getaffinity(0)
     with caplog.at_level(logging.WARNING):
         bind_thread(4095)
-    assert "core 4095" in caplog.text
+    assert "cores [4095]" in caplog.text
     assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize(("device", "one_core", "bound"), [("cuda:0", True, 3), ("cuda:0", False, 0), ("cpu", True, 0)])
-def test_threads_that_launch_on_gpus_are_bound(
-    monkeypatch: pytest.MonkeyPatch, start, features, expected, device: str, one_core: bool, bound: int
+@needs_affinity
+def test_a_thread_is_bound_for_a_while_and_those_it_starts_meanwhile_are_not() -> None:
+    """The request threads of a ranker may be started by one that launches."""
+    before = os.sched_getaffinity(0)
+    workers = Workers(1, "request", lambda: None)
+    found: SimpleQueue[set[int]] = SimpleQueue()
+    with bound(min(before)):
+        assert os.sched_getaffinity(0) == {min(before)}
+        workers.submit(lambda: found.put(os.sched_getaffinity(0)))
+        assert found.get(timeout=10) == before
+    assert os.sched_getaffinity(0) == before
+    workers.close(1.0)
+
+
+class Places:
+    """Who is bound to core 7, told apart by thread, in place of the system."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bound: set[int] = set()
+        monkeypatch.setattr(pool, "shared_core", lambda: 7)
+        monkeypatch.setattr(core, "_keep_on", self._keep_on)
+
+    def _keep_on(self, cores: set[int]) -> None:
+        own = {threading.get_ident()}
+        self.bound = self.bound | own if set(cores) == {7} else self.bound - own
+
+
+@pytest.mark.parametrize(
+    ("gathers", "settings", "bound"),
+    [
+        (True, {"executors": 2}, 3),
+        (True, {"executors": 2, "one_core": False}, 0),
+        (True, {"executors": 1}, 0),
+        (False, {"executors": 2}, 0),
+    ],
+    ids=["shared", "switched off", "nobody to share with", "requests are copied"],
+)
+def test_threads_that_launch_are_bound_where_they_hardly_do_more(
+    monkeypatch: pytest.MonkeyPatch, start, features, expected, gathers: bool, settings: dict[str, int], bound: int
 ) -> None:
     """Two executors and the thread of a caller that asks for it, and no other caller."""
-    from flame.orchestrator import pool
-    from tests.orchestrator import conftest
-
-    threads: list[int] = []
-
-    def bind(core: int | None) -> None:
-        if core is not None:
-            assert core == 7
-            threads.append(threading.get_ident())
-
-    monkeypatch.setattr(pool, "shared_core", lambda: 7)
-    monkeypatch.setattr(pool, "bind_thread", bind)
-    monkeypatch.setattr(conftest.HashEngine, "device", device)
-    orchestrator, _, _ = start(executors=2, one_core=one_core)
+    places = Places(monkeypatch)
+    monkeypatch.setattr(HashEngine, "gathers", gathers)
+    orchestrator, _, _ = start(**settings)
     one = features(1, 40)
-    assert (np.asarray(ask(orchestrator, one).result(20).scores) == expected(one)).all()
+    assert (ask(orchestrator, one).result(20).scores == expected(one)).all()
+    until(lambda: len(places.bound) == max(0, bound - 1))
+    assert threading.get_ident() not in places.bound
     orchestrator.bind_thread()
-    until(lambda: len(threads) == bound)
-    assert len(set(threads)) == bound
-    assert (threading.get_ident() in threads) == bool(bound)
+    assert len(places.bound) == bound
+
+
+def test_an_executor_is_rebuilt_on_any_core(monkeypatch: pytest.MonkeyPatch, start, features, expected) -> None:
+    """That takes long, and others launch meanwhile."""
+    places = Places(monkeypatch)
+    monkeypatch.setattr(HashEngine, "gathers", True)
+    orchestrator, engine, _ = start(executors=2)
+    until(lambda: len(places.bound) == 2)
+    building: list[bool] = []
+    inner = engine.buffers
+
+    def buffers(profile):
+        building.append(threading.get_ident() in places.bound)
+        return inner(profile)
+
+    monkeypatch.setattr(engine, "buffers", buffers)
+    engine.fails = nth(1)
+    with pytest.raises(ExecutionError):
+        ask(orchestrator, features(1, 9)).result(20)
+    until(lambda: len(building) == len(engine.profiles) and len(places.bound) == 2)
+    assert not any(building)
+    one = features(2, 9)
+    assert (ask(orchestrator, one).result(20).scores == expected(one)).all()

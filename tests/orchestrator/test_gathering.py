@@ -28,6 +28,8 @@ Expected = Callable[[Features], NDArray[np.float32]]
 class GatheringEngine(HashEngine):
     """Reads events and candidates from its slots' sources alone, and counts the launches whose words had none."""
 
+    gathers = True
+
     def __init__(self, spec: ModelSpec, profiles: Sequence[Profile], costs: dict[Profile, ProfileCost]) -> None:
         super().__init__(spec, profiles, costs)
         self.fetched = self.copied = 0

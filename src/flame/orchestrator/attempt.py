@@ -14,7 +14,7 @@ class Abandoned(Exception):
 class Attempt:
     """One launch or one rebuild of an executor. It ends once: for its own thread by `end`, or by `abandon`.
 
-    Time counts from `begin`; before that, a launch still reads request buffers, and nobody may give it up. `times` are
+    Time counts from `begin`; before that, the host still reads request buffers, and nobody may give it up. `times` are
     when it began and when its thread was back, as far as it came.
     """
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import psutil
@@ -34,9 +36,35 @@ def shared_core() -> int | None:
 
 def bind_thread(core: int | None) -> None:
     """Keeps the calling thread, and those it starts, on this core; None: does nothing."""
-    if core is None:
-        return
+    if core is not None:
+        _keep_on({core})
+
+
+@contextmanager
+def bound(core: int | None) -> Iterator[None]:
+    """The calling thread is on this core meanwhile, and afterwards where it was before; None: does nothing."""
+    before = usual_cores()
+    bind_thread(core)
     try:
-        os.sched_setaffinity(0, {core})
+        yield
+    finally:
+        if core is not None:
+            _keep_on(before)
+
+
+def usual_cores() -> Collection[int]:
+    """Those of the calling thread; none where the system binds no threads."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+
+
+def use_cores(cores: Collection[int]) -> None:
+    """Lets the calling thread use these, wherever the thread that started it was bound; none: does nothing."""
+    if cores and usual_cores() != cores:
+        _keep_on(cores)
+
+
+def _keep_on(cores: Collection[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cores)
     except OSError as error:
-        _log.warning("cannot bind a thread to core %d: %s; it runs on any", core, error)
+        _log.warning("cannot bind a thread to cores %s: %s; it stays on others", sorted(cores), error)

@@ -46,7 +46,8 @@ class Executor:
 
     def trial(self) -> None:
         """Ranks one candidate for a user without a history in the smallest profile; raises what the engine raises."""
-        buffers, _ = self._buffers[min(self._buffers)]
+        buffers, slots = self._buffers[min(self._buffers)]
+        slots.fill_by_hand()
         views = buffers.layout.views(buffers.words)
         views.header[:] = 0
         views.header[0, CANDIDATES] = 1

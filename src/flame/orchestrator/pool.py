@@ -26,7 +26,7 @@ from flame.errors import (
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
-from flame.orchestrator.core import bind_thread, shared_core
+from flame.orchestrator.core import bind_thread, bound, shared_core
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.outcome import Done
@@ -79,8 +79,9 @@ class Orchestrator:
             for profile in self.profiles.profiles
             for kind in KINDS
         }
-        gpus = all(engine.device.startswith("cuda") for engine in engines)
-        self._core = shared_core() if config.one_core and gpus else None
+        # Engines that do not fetch requests have them copied by these threads, without the interpreter.
+        share = config.one_core and len(engines) == 1 and config.executors > 1 and engines[0].gathers
+        self._core = shared_core() if share else None
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)
@@ -137,7 +138,8 @@ class Orchestrator:
         cancelled: threading.Event | None = None,
         request_id: str = "",
     ) -> Ticket:
-        """Queues a request; `features` must stay as they are until it ends, and nobody reads them after that.
+        """Queues a request; `features` must stay as they are until it ends, and nobody reads them after that, unless it
+        ends in an error with `features_lost`: then a launch that was given up may do so at any time.
 
         `done` is called once with what it ends in: `Scored`, or a `DeadlineExceeded`, `RequestCancelled`,
         `ExecutionError`, `EngineFailed` or `ShuttingDown`; on the thread that ends it, mostly the one that ran its last
@@ -205,15 +207,22 @@ class Orchestrator:
 
     def _serve(self, post: Post) -> None:
         """The life of an executor's thread: until the orchestrator stops, it is given up, or nothing can be rebuilt."""
-        self.bind_thread()
         try:
             while post.executor is not None or self._supervisor.rebuild(post):
-                job = self._next(post)
-                if job is None:
-                    return
-                self._launch(post, job)
+                with bound(self._core):
+                    if not self._run(post):
+                        return
         except Abandoned:
             self._supervisor.returned(post)
+
+    def _run(self, post: Post) -> bool:
+        """Runs launches as long as there is an executor; False when the orchestrator has stopped."""
+        while post.executor is not None:
+            job = self._next(post)
+            if job is None:
+                return False
+            self._launch(post, job)
+        return True
 
     def _next(self, post: Post) -> Job | None:
         """Waits for work; None when the orchestrator has stopped."""

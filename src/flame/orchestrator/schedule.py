@@ -149,6 +149,9 @@ class Schedule:
         """Fails the requests of a launch that does not end. The history lengths of the states that it takes with it."""
         lost = self.devices[job.device].reuse.lose(job)
         self.finish(job, began=began, ended=now, error=error)
+        for ticket in job.requests():
+            assert ticket.error is not None
+            ticket.error.features_lost = True
         return lost
 
     def staff(self, executors: int, device: int = 0) -> None:
@@ -199,6 +202,7 @@ class Schedule:
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
             ticket.error = ticket.error or error
+            ticket.error.features_lost |= ticket.running > 0
             self._settle(ticket)
         self._pending.clear()
         for device in self.devices:

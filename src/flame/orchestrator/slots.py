@@ -66,8 +66,13 @@ class Slots:
         elif False not in [part.ticket.features.pinned for part in parts]:
             point_slots(self._header, self._target, self._sizes, table, self._sources)
         else:
-            self._sources[:] = self._own_sources
+            self.fill_by_hand()
             fill_slots(self._header, self._target, self._sizes, table, kind != "score")
+
+    def fill_by_hand(self) -> None:
+        """Lets launches read what somebody writes into the buffer itself."""
+        if self._sources is not None:
+            self._sources[:] = self._own_sources
 
     def read(self, parts: Sequence[Part]) -> None:
         """Copies the scores of slot `i` into the ticket of `parts[i]`."""

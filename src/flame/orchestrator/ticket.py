@@ -24,11 +24,11 @@ class Ticket:
     """The mutable side of a request; all but `scores` belongs to the schedule, which changes it under its lock.
 
     `done` is told the outcome. `left` and `running` count launches that have not ended, and those that run now. A
-    ticket with an `error` takes part in no further launch, and is answered when nothing of it runs any more: then
-    nobody reads its features. `round` counts how often it was planned anew, and `alone` says that it waits for nobody's
-    encode any more. `device` is the place of the one it is planned for, `passed_over` when it was first left for
-    another than one that asked. `user`, `priority` and `cost_ms`, what it is predicted to cost, say when its turn
-    comes. `fresh` is the share of its events that had to be encoded, of a history that was.
+    ticket with an `error` takes part in no further launch, and is answered when nothing of it runs any more, or what
+    runs was given up. `round` counts how often it was planned anew, and `alone` says that it waits for nobody's encode
+    any more. `device` is the place of the one it is planned for, `passed_over` when it was first left for another than
+    one that asked. `user`, `priority` and `cost_ms`, what it is predicted to cost, say when its turn comes. `fresh` is
+    the share of its events that had to be encoded, of a history that was.
     """
 
     # Defaults of the class, since most requests change few of them: setting each costs time with every request.

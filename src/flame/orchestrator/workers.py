@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from flame.errors import ShuttingDown
+from flame.orchestrator.core import use_cores, usual_cores
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Workers:
         self._free = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._cores = usual_cores()
 
     def submit(self, task: Task) -> None:
         """Has `task` done by a thread. Raises `ShuttingDown` after `close`; then the task is not done."""
@@ -67,6 +69,8 @@ class Workers:
             self._threads.append(thread)
 
     def _serve(self) -> None:
+        # Whoever submits starts threads, also one that is bound to the core of those who launch.
+        use_cores(self._cores)
         try:
             self._on_start()
         except Exception:

@@ -1,5 +1,5 @@
 """Every GPU kernel compiles for every architecture without spilling registers, its shared memory is there, and from 9.0
-on it waits for the kernel before it.
+on all but the first of a launch wait for the kernel before them.
 
 Compiled in processes of their own, since this one may interpret. What is compiled stands in `compile_all.py`.
 """
@@ -138,7 +138,10 @@ def test_every_kernel_compiles_and_fits(compile_kernels: Compile, capability: in
     found = compile_kernels(capability, f"--share={share}")
     assert len(found) > 20
     assert not excesses(found, capability)
-    assert {one["dependent"] for one in found} == {capability >= 90}
+    dependent = {one["operation"]: one["dependent"] for one in found}
+    # The first of a launch begins when the launch before has ended: its words are still read until then.
+    assert not dependent.pop("gather", False)
+    assert set(dependent.values()) == {capability >= 90}
 
 
 def test_8_9_has_no_kernels_of_its_own() -> None:

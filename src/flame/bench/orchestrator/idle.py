@@ -29,13 +29,13 @@ class IdleEngine(Engine):
     def __init__(self, like: Engine) -> None:
         self.spec, self.precision = like.spec, like.precision
         self.profiles, self.costs = like.profiles, like.costs
-        self._gathers = like.buffers(min(like.profiles)).sources is not None
+        self.gathers = like.gathers
 
     def buffers(self, profile: Profile) -> LaunchBuffers:
         layout = self.spec.layout(profile)
         words = np.zeros(layout.words, np.int32)
         scores = np.zeros((profile.users, profile.candidates, len(self.spec.tasks)), np.float32)
-        sources = layout.sources(words) if self._gathers else None
+        sources = layout.sources(words) if self.gathers else None
         device_words, device_scores = torch.from_numpy(words), torch.from_numpy(scores)
         return LaunchBuffers(profile, layout, words, scores, device_words, device_scores, sources=sources)
 

@@ -66,6 +66,8 @@ class Engine(abc.ABC):
     profiles: tuple[Profile, ...]
     costs: Mapping[Profile, ProfileCost]
     graph_safe: bool = False
+    gathers: bool = False
+    """Whether its buffers have `sources`."""
     append_tile: int = 0
 
     @abc.abstractmethod

@@ -1,7 +1,8 @@
 """The engine of the fused backend: programs of GPU kernels, captured once for every launch buffer.
 
-Everything a launch needs is allocated and captured by `buffers`; a launch is then one copy of what it reads, the
-kernels, one copy of the scores, and one event to wait for. Scores are the same bits whatever else is in the launch.
+Everything a launch needs is allocated and captured by `buffers`; a launch is then the kernels, the first of which
+fetches what it reads, one copy of the scores, and one event to wait for. Scores are the same bits whatever else is in
+the launch.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class FusedEngine(Engine):
 
     backend = "fused"
     graph_safe = True
+    gathers = True
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from flame.engine.backends.fused.lanes import Steps, StreamLane, short_or_long
-from flame.engine.kernels.kernel import KernelError
 
 if TYPE_CHECKING:
     from flame.engine.backends.fused.replay import Replay
@@ -54,7 +53,7 @@ class GraphLane(StreamLane):
         with self._slots:
             try:
                 replay(self._done(short))
-            except KernelError:
+            except BaseException:
                 # What was put there ends before its memory can go to somebody else.
                 self._stream.synchronize()
                 raise
