@@ -36,7 +36,8 @@ FlameError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 
 class FlameError(Exception):
@@ -55,6 +56,12 @@ class FlameError(Exception):
     features_lost: bool = False
     """Whether a launch that was given up may still read the features of the request: then nobody may write there again,
     nor free the memory."""
+
+    def with_lost_features(self) -> Self:
+        """The same error for a request whose `features_lost`."""
+        lost = copy(self)
+        lost.features_lost = True
+        return lost
 
     def __str__(self) -> str:
         message, *values = self.args or ("",)

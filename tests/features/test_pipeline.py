@@ -17,6 +17,7 @@ from flame.config import FeaturesConfig
 from flame.errors import ConfigError, StoreUnavailable
 from flame.features.pipeline import FeaturePipeline
 from flame.features.rows import pack_rows
+from flame.features.staging import StagingPool
 from flame.features.store.memory import MemoryStore
 from flame.metrics import Metrics
 from flame.records import FeatureCounts, Features, History, RankRequest
@@ -259,6 +260,7 @@ import sys, time
 import numpy as np
 from flame.config import FeaturesConfig
 from flame.features.pipeline import FeaturePipeline
+from flame.features.staging import StagingPool
 from flame.features.store.memory import MemoryStore
 from flame.metrics import Metrics
 from flame.records import History, RankRequest
@@ -306,3 +308,12 @@ def test_a_sequence_may_be_empty_while_others_are_not(make: Make, schema_of: Any
     history = history_of(9, 3, 0)
     features = copied(pipeline, RankRequest(user=1, candidates=candidates_of(1), history=history))
     assert features.lengths == (2, 0)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_features_say_whether_gpus_read_them(make: Make, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
+    monkeypatch.setattr(StagingPool, "pinned", pinned)
+    pipeline = make()
+    features = pipeline.gather(RankRequest(user=4, candidates=candidates_of(5, 7)))
+    assert features.pinned == pinned
+    pipeline.release(features)

@@ -92,6 +92,57 @@ def test_without_cuda_pinned_buffers_are_plain_and_it_is_said(caplog: pytest.Log
     pool.close()
 
 
+class Runtime:
+    """In CUDA's place: registers memory until it is told not to."""
+
+    def __init__(self) -> None:
+        self.registered: dict[int, int] = {}
+        self.status = 0
+
+    def cudaHostRegister(self, at: int, size: int, flags: int) -> int:  # noqa: N802
+        assert flags == 1 | 2, "for every device, and mapped"
+        if not self.status:
+            self.registered[at] = size
+        return self.status
+
+    def cudaHostUnregister(self, at: int) -> int:  # noqa: N802
+        return 0 if self.registered.pop(at, None) else 1
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    torch = pytest.importorskip("torch")
+    runtime = Runtime()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    return runtime
+
+
+def test_a_pool_says_whether_gpus_read_its_buffers(runtime: Runtime) -> None:
+    assert not StagingPool().pinned
+    pool = StagingPool(pinned=True)
+    words = pool.take(5000)
+    assert pool.pinned
+    assert runtime.registered == {address(words): 4 * size_class(5000)}
+    pool.release(words)
+    pool.close()
+    assert not runtime.registered
+
+
+def test_after_one_buffer_that_cannot_be_page_locked_none_is_said_to_be(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = StagingPool(pinned=True)
+    pool.take(100)
+    runtime.status = 2
+    pool.take(100)
+    assert not pool.pinned
+    assert "CUDA error 2" in caplog.text
+    runtime.status = 0
+    pool.take(100)
+    assert not pool.pinned
+
+
 @pytest.mark.gpu
 def test_pinned_buffers_are_page_locked_until_they_are_dropped() -> None:
     torch = pytest.importorskip("torch")

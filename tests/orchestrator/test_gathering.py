@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import HistoryState, LaunchBuffers
 from flame.engine.spec import ModelSpec, Profile, ProfileCost
+from flame.errors import ExecutionError, FlameError
 from flame.layout import CANDIDATES, LENGTHS, SOURCE_CANDIDATES, SOURCE_CAPACITY, SOURCE_EVENTS
 from flame.metrics import Metrics
+from flame.orchestrator import pool
+from flame.orchestrator.outcome import Outcome, Scored
 from flame.orchestrator.pool import Orchestrator
 from flame.records import Features
-from tests.faulty_engine import GARBAGE
+from tests.faulty_engine import GARBAGE, FaultyEngine, nth, until
 from tests.orchestrator.asking import ask
 from tests.orchestrator.conftest import HashEngine
 
@@ -134,3 +138,77 @@ def test_a_slot_that_was_fetched_into_can_be_copied_into(
         assert (ask(orchestrator, one).result(20).scores == expected(one)).all()
     assert engine.copied
     assert engine.fetched
+
+
+class Telltale(GatheringEngine):
+    """Counts the launches in which something is read that was written after its request had ended."""
+
+    strange = 0
+
+    def _gather(self, buffers: LaunchBuffers, users: int, *, events: bool, candidates: bool) -> None:
+        super()._gather(buffers, users, events=events, candidates=candidates)
+        views = buffers.layout.views(buffers.words)
+        self.strange += bool((views.candidates == FOREIGN).any() or (views.events == FOREIGN).any())
+
+
+FOREIGN = 123_456_789
+
+
+@pytest.fixture
+def telltale(engine: GatheringEngine) -> FaultyEngine:
+    return FaultyEngine(Telltale(engine.spec, engine.profiles, dict(engine.costs)))
+
+
+def spoiling(orchestrator: Orchestrator, features: Features) -> Outcome:
+    """What becomes of a request whose memory goes to somebody else as soon as it may."""
+    ended: Future[Outcome] = Future()
+
+    def end(outcome: Outcome) -> None:
+        if not (isinstance(outcome, FlameError) and outcome.features_lost):
+            features.words[:] = FOREIGN
+        ended.set_result(outcome)
+
+    orchestrator.submit(features, end)
+    return ended.result(20)
+
+
+def test_memory_of_a_launch_that_was_given_up_stays_as_it_is(telltale: FaultyEngine, features: MakeFeatures) -> None:
+    config = OrchestratorConfig(executors=1, keep_states=0, launch_limit_ms=50)
+    orchestrator = Orchestrator(telltale, config, Metrics())
+    telltale.hangs = nth(1)
+    outcome = spoiling(orchestrator, replace(features(1, 9), pinned=True))
+    assert isinstance(outcome, ExecutionError)
+    assert outcome.features_lost
+    telltale.release()
+    assert isinstance(spoiling(orchestrator, replace(features(2, 9), pinned=True)), Scored)
+    orchestrator.close()
+    until(lambda: not orchestrator.running)
+    assert telltale.inner.strange == 0
+
+
+def test_memory_of_a_launch_that_runs_on_after_the_end_stays_as_it_is(
+    telltale: FaultyEngine, features: MakeFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_LAST_LAUNCH_S", 0.05)
+    orchestrator = Orchestrator(telltale, OrchestratorConfig(keep_states=0, launch_limit_ms=0), Metrics())
+    telltale.gate.clear()
+    running = ask(orchestrator, replace(features(1, 9), pinned=True))
+    assert telltale.entered.acquire(timeout=20)
+    waiting = ask(orchestrator, replace(features(2, 9), pinned=True))
+    orchestrator.close()
+    assert running.exception(20).features_lost
+    assert not waiting.exception(20).features_lost
+    telltale.gate.set()
+    until(lambda: not orchestrator.running)
+
+
+def test_a_trial_reads_nothing_of_requests_that_have_ended(telltale: FaultyEngine, features: MakeFeatures) -> None:
+    orchestrator = Orchestrator(telltale, OrchestratorConfig(executors=1, keep_states=0), Metrics())
+    telltale.fails = nth(2, kinds=("rank", "score"))
+    assert isinstance(spoiling(orchestrator, replace(features(1, 9), pinned=True)), Scored)
+    failed = spoiling(orchestrator, replace(features(2, 9), pinned=True))
+    assert isinstance(failed, ExecutionError)
+    assert not failed.features_lost
+    assert isinstance(spoiling(orchestrator, replace(features(3, 9), pinned=True)), Scored)
+    orchestrator.close()
+    assert telltale.inner.strange == 0

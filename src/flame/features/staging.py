@@ -1,4 +1,4 @@
-"""Buffers that requests are packed into: page-aligned, reused, and page-locked where a GPU copies from them."""
+"""Buffers that requests are packed into: page-aligned, reused, and page-locked where a GPU reads them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,11 @@ one alone, and at the same address for all of them."""
 
 
 class _Pins:
-    """Page-locks memory through CUDA; without CUDA it says so once and leaves memory as it is."""
+    """Page-locks memory through CUDA; without CUDA it says so once and leaves memory as it is.
+
+    `all_pinned` as long as all that was registered is: at the host's own address, as with unified addressing it is for
+    every GPU of an x86 machine with Linux.
+    """
 
     def __init__(self) -> None:
         import torch
@@ -121,5 +125,5 @@ class _Pins:
 
     def _done(self, status: Any, what: str) -> bool:
         if int(status) != 0:
-            _log.warning("cannot %s page-locked memory: CUDA error %s; copies to the GPU are slower", what, int(status))
+            _log.warning("cannot %s page-locked memory: CUDA error %s; the host copies requests", what, int(status))
         return int(status) == 0

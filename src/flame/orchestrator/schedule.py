@@ -151,7 +151,7 @@ class Schedule:
         self.finish(job, began=began, ended=now, error=error)
         for ticket in job.requests():
             assert ticket.error is not None
-            ticket.error.features_lost = True
+            ticket.error = ticket.error.with_lost_features()
         return lost
 
     def staff(self, executors: int, device: int = 0) -> None:
@@ -201,8 +201,8 @@ class Schedule:
         left = list(self._tickets)
         sound = sum(ticket.error is None for ticket in left)
         for ticket in left:
-            ticket.error = ticket.error or error
-            ticket.error.features_lost |= ticket.running > 0
+            ended = ticket.error or error
+            ticket.error = ended.with_lost_features() if ticket.running else ended
             self._settle(ticket)
         self._pending.clear()
         for device in self.devices:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from flame.engine.backends.fused.precision import PRECISIONS
-from flame.engine.backends.fused.program import LaunchMemory
 from flame.engine.backends.fused.programs import kernels_of, program_type
 from flame.engine.presets import preset, random_weights
 from flame.engine.sampling import random_words
 from flame.engine.spec import ModelSpec, Profile
+from flame.layout import SOURCE_CANDIDATES, SOURCE_EVENTS
 from tests.engine.kernels.cubin_cache import cached
 
 pytestmark = pytest.mark.gpu
@@ -61,11 +61,29 @@ def launches(spec: ModelSpec, profile: Profile) -> list[Tensor]:
     ]
 
 
-def scores(memory: LaunchMemory, words: Sequence[Tensor], run: Callable[[], object], count: int) -> list[Tensor]:
+class Launch:
+    """A whole launch of a program: it gathers `words`, which lie on the device, so that they can change between two."""
+
+    def __init__(self, program: Any, spec: ModelSpec, profile: Profile) -> None:
+        self.program, self.memory = program, program.memory(profile)
+        layout = spec.layout(profile)
+        self.words = torch.zeros(layout.words, dtype=torch.int32, device="cuda")
+        there = np.zeros(layout.words, np.int32)
+        sources = layout.sources(there)
+        sources[:, [SOURCE_EVENTS, SOURCE_CANDIDATES]] += self.words.data_ptr() - there.ctypes.data
+        self.sources = torch.from_numpy(sources).cuda()
+
+    def __call__(self) -> None:
+        self.program.gather(self.memory, self.words, self.sources, "all")
+        self.program.rank(self.memory)
+
+
+def scores(launch: Launch, words: Sequence[Tensor], run: Callable[[], object], count: int) -> list[Tensor]:
     """Of `count` launches one right behind the other."""
-    found = []
+    found, memory = [], launch.memory
     for turn in range(count):
-        memory.words.copy_(words[turn % len(words)])
+        launch.words.copy_(words[turn % len(words)])
+        memory.words.fill_(-1)
         memory.scores.fill_(float("nan"))
         run()
         found.append(memory.scores.nan_to_num(-1.0))
@@ -99,12 +117,12 @@ def test_dependent_launches_give_the_same_bits(
     spec = preset(model)
     words = [one.cuda() for one in launches(spec, profile)]
     one_by_one, dependent = (make(spec, without, dependent) for dependent in (False, True))
-    memory = one_by_one.memory(profile)
-    expected = scores(memory, words, lambda: one_by_one.rank(memory), len(words))
-    memory = dependent.memory(profile)
-    graph = captured(lambda: dependent.rank(memory))
-    for run in (graph.replay, lambda: dependent.rank(memory)):
-        for turn, found in enumerate(scores(memory, words, run, REPLAYS)):
+    launch = Launch(one_by_one, spec, profile)
+    expected = scores(launch, words, launch, len(words))
+    launch = Launch(dependent, spec, profile)
+    graph = captured(launch)
+    for run in (graph.replay, launch):
+        for turn, found in enumerate(scores(launch, words, run, REPLAYS)):
             assert torch.equal(found, expected[turn % len(words)]), turn
 
 
@@ -113,7 +131,6 @@ def test_dependent_launches_give_the_same_bits(
 def test_graphs_keep_dependent_launches(make: Program, model: str, dependent: bool) -> None:
     spec = preset(model)
     program = make(spec, (), dependent)
-    memory = program.memory(PROFILES[0])
-    found = edges(captured(lambda: program.rank(memory)))
+    found = edges(captured(Launch(program, spec, PROFILES[0])))
     assert len(found) >= 4
     assert found == [dependent] * len(found)
