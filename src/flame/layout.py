@@ -5,10 +5,10 @@
     events      [users, sequences, events, event_words]  item row index, action, age, item features, (embedding)
     candidates  [users, candidates, candidate_words]     item row index, item features, (embedding)
 
-Records lie one after the other (array of structures), so any range of candidates is one contiguous run of bytes: a
-slice of a request reaches an executor by one copy. Floats are the same four bytes, viewed. Slots beyond a length may
-hold anything. Age is the time from an event to the newest event of the history, in seconds, so a packed history does
-not depend on when it was asked for. An embedding is part of a record only when the host does the look-up.
+Records lie one after the other (array of structures), so any range of candidates is one contiguous run of bytes.
+Floats are the same four bytes, viewed. Slots beyond a length may hold anything. Age is the time from an event to the
+newest event of the history, in seconds, so a packed history does not depend on when it was asked for. An embedding is
+part of a record only when the host does the look-up.
 
 An engine may fetch a launch's events and candidates from elsewhere in the host's memory, such as from buffers of one
 user: then a slot has a source, which says where they lie. Its header always lies in the launch's own words.

@@ -20,11 +20,11 @@ from flame.orchestrator.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 
-AHEAD_MS = 6.0
-"""Device time of the requests that are planned together, about, for each executor of the device but one. The more they
-are, the more of one size are found, which leave fewer slots empty. But nothing begins while they are planned, which
-hides only behind launches of other executors; and whoever comes later waits for what is planned, unless that is batch
-work and they are interactive."""
+AHEAD_MS = 12.0
+"""Device time of the requests that are planned together, about, where a device has several executors. The more they
+are, the more of one size are found, which leave fewer slots empty and share wider launches. But nothing begins while
+they are planned, which hides only behind launches of other executors; and whoever comes later waits for what is
+planned, unless that is batch work and they are interactive."""
 
 LEAST, MOST = 2, 16
 """Full launches' worth of requests that are planned together where there are as many, whatever they take."""
@@ -120,7 +120,7 @@ class Batching:
         While interactive requests wait, batch ones fill up their launches, and no more.
         """
         widest = own.profiles.widest
-        wanted = AHEAD_MS * (own.executors - 1) / own.apiece_ms if own.apiece_ms else math.inf
+        wanted = AHEAD_MS * (own.executors > 1) / own.apiece_ms if own.apiece_ms else math.inf
         interactive = -(-self._queue.interactive // widest) or MOST
         return widest * max(LEAST, int(min(wanted / widest, interactive, MOST)))
 

@@ -1,9 +1,9 @@
 """A recording as a trace that a person can look at, in the JSON of the Trace Event Format.
 
 ui.perfetto.dev and chrome://tracing open it. Each device is a process with a track for every executor: a slice for
-each launch, within it `fill` (requests copied into the launch buffer), `run` (the engine) and `read` (scores copied
-out), and above them how many executors were busy. On a GPU, `run` holds the copies between host and device too: they
-are part of the captured graph, and the host cannot tell them from the kernels. The process `requests` has the length of
+each launch, within it `fill` (requests put into the slots of the launch buffer), `run` (the engine) and `read` (scores
+copied out), and above them how many executors were busy. On a GPU, `run` holds what goes between host and device too:
+it is part of the captured graph, and the host cannot tell it from the kernels. The process `requests` has the length of
 the queue and a track of its own for each request that waits or runs, `queue` and then `compute`. Arrows join the
 launches of one request. Times are microseconds since the first of them, to the nanosecond.
 """

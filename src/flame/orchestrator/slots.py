@@ -1,4 +1,4 @@
-"""A launch buffer as slots of requests: what is copied into it before a launch, and out of it afterwards.
+"""A launch buffer as slots of requests: what is put into it before a launch, and copied out of it afterwards.
 
 Where the engine fetches a request from the memory it lies in, only its header is copied. What of a request goes where
 is worked out in compiled code, one call for a launch: in Python it would take longer than the copies.

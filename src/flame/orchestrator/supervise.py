@@ -2,7 +2,8 @@
 
 A launch that fails costs its executor: its own thread builds one anew, while the others go on. A launch past its limit
 is given up by the watchdog: its thread is left to itself, and a new one builds an executor in its place. What the old
-one may still read and write (launch buffers, states) is freed when it comes back, if it does.
+one may still read and write (launch buffers, states) is freed when it comes back, if it does; the features of its
+requests never are (`FlameError.features_lost`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -44,7 +45,7 @@ def run(bench: OrchestratorBench, config: Config, show: Show) -> tuple[list[dict
     finally:
         engine.close()
         traffic.close()
-    return found, _facts(bench, config, engine) | {"marks": marks(found), "launches": measured.drawn}
+    return found, _facts(bench, config, engine, traffic) | {"marks": marks(found), "launches": measured.drawn}
 
 
 def _profiles(spec: ModelSpec, bench: OrchestratorBench, settings: OrchestratorConfig) -> list[Profile]:
@@ -54,7 +55,7 @@ def _profiles(spec: ModelSpec, bench: OrchestratorBench, settings: OrchestratorC
     return [profile._replace(history=bench.history) for profile in default_profiles(spec, settings)]
 
 
-def _facts(bench: OrchestratorBench, config: Config, engine: Engine) -> dict[str, Any]:
+def _facts(bench: OrchestratorBench, config: Config, engine: Engine, traffic: Traffic) -> dict[str, Any]:
     settings, cores = config.orchestrator, usable_cores()
     facts: dict[str, Any] = {
         "model": bench.model,
@@ -64,6 +65,9 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine) -> dict[str
         "costs_ms": {str(profile): asdict(engine.costs[profile]) for profile in engine.profiles},
         "history": bench.history,
         "executors": settings.executors,
+        "one_core": settings.one_core,
+        "switch_interval_ms": 1e3 * sys.getswitchinterval(),
+        "requests_pinned": traffic.pinned,
         "keep_states": settings.keep_states,
         "max_in_flight": settings.max_in_flight,
         "rounds": bench.rounds,
@@ -71,7 +75,9 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine) -> dict[str
         "warm_up_s": bench.warm_up_s,
         "seed": bench.seed,
     }
-    if cores < settings.executors + 2:
+    if engine.gathers and settings.one_core:
+        facts["note"] = "the sender runs on the core of the executors and gives way to them: Orchestrator.bind_thread"
+    elif cores < settings.executors + 2:
         facts["note"] = (
             f"the sender shares {cores} cores with executors ({settings.executors}) and takes time from them"
         )

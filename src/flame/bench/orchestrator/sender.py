@@ -27,7 +27,9 @@ _EARLY_S = 20e-6
 class Sender:
     """Sends requests from the thread that calls a loop, as a `Ranker` would: permit, queue, answer, permit back.
 
-    The thread is the run's own: it is bound to the executors' core, where they share one.
+    The thread is the run's own and does nothing else, so it is bound to the core of executors that share one, and gives
+    way to them between two requests (`Orchestrator.bind_thread`). The request threads of a `Ranker`, which gather
+    features, do neither.
 
     `users` are the users of the requests, one after the other. `start` is the moment, of `time.monotonic()`, from
     which all times count. `deadline_s` after it was due a request is late, and the orchestrator is told.

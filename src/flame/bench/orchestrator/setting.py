@@ -32,9 +32,9 @@ DEFAULTS = {
         25.0,
         {
             "orchestrator.users": (1, 2, 4, 8, 16, 32),
-            # Two launches keep the GPU busy while the third fills and answers. With a fourth, more are refused than
-            # need be where a sender in the same interpreter refuses all the time.
-            "orchestrator.executors": 3,
+            # One launches while the other fills and answers. A third serves more where nothing is refused, and starves
+            # with the others where a sender in the same interpreter refuses all the time.
+            "orchestrator.executors": 2,
             "orchestrator.keep_states": 256,
             "orchestrator.max_in_flight": 1024,
         },

@@ -27,7 +27,7 @@ class Traffic:
 
     Whose history a submission has is its sender's to say, by the number of the user: no two users share a state, and
     one user's requests do. The events themselves are those of the packed request, whoever the user: nobody looks at
-    the scores.
+    the scores. `pinned` once they lie in memory that GPUs read.
     """
 
     def __init__(self, spec: ModelSpec, history: int, candidates: Choice | LogNormal, distinct: int, seed: int) -> None:
@@ -40,7 +40,7 @@ class Traffic:
         self.counts: list[int] = candidates.sample(distinct, spec.input.max_candidates, generator).tolist()
         self._pool = [self._pack(spec, count, generator) for count in self.counts]
         self._staging: StagingPool | None = None
-        self._pinned = False
+        self.pinned = False
 
     @property
     def mean(self) -> float:
@@ -54,7 +54,7 @@ class Traffic:
     def features(self, index: int, user: int) -> Features:
         """The same request as the queue takes it."""
         words, layout, _ = self._pool[index % len(self._pool)]
-        return Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS, (), self._pinned)
+        return Features(words, layout, self.lengths, user.to_bytes(16, "little"), _COUNTS, (), self.pinned)
 
     def pin(self) -> None:
         """Moves the requests into memory that GPUs read, where those of a `Ranker` with a GPU are. Once."""
@@ -63,7 +63,7 @@ class Traffic:
         for words, packed in zip(moved, self._pool, strict=True):
             words[:] = packed.words
         self._pool = [packed._replace(words=words) for words, packed in zip(moved, self._pool, strict=True)]
-        self._pinned = self._staging.pinned
+        self.pinned = self._staging.pinned
 
     def close(self) -> None:
         """Gives that memory back; no request may be on its way."""

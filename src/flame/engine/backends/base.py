@@ -40,7 +40,8 @@ class LaunchBuffers:
     """Static memory of one executor for one profile, allocated once by `Engine.buffers` and owned by the executor.
 
     `words` `[layout.words]` is the host side that is filled before a launch, `scores` `[users, candidates, tasks]`
-    the host side that is read after it. On a CPU the device tensors share their memory; on a GPU the launch copies.
+    the host side that is read after it. On a CPU the device tensors share their memory; on a GPU the launch reads
+    the one and writes the other.
 
     With `sources` int64 `[users, SOURCE_WORDS]` (`flame.layout`) the launch fetches events and candidates of slot `u`
     from where `sources[u]` says: memory that the device can read, and that stays as it is until the launch has ended.

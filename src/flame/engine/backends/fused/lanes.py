@@ -29,7 +29,7 @@ class Lane(Protocol):
     """Used by one thread at a time; lanes of one engine run side by side."""
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Zeros in host memory that launches copy from and to."""
+        """Zeros in host memory that launches read and copy to."""
 
     def record(self, steps: Steps) -> Steps:
         """What runs `steps` whenever it is called, and returns when they are done.

@@ -1,6 +1,6 @@
 """The packed words of a launch, which the GPU itself fetches from where its requests lie in the host's memory.
 
-So nobody copies requests together on the host, and what a launch is told of a request is its header and three numbers
+So the host need not copy requests together, and what a launch is told of a request is its header and three numbers
 (`flame.layout`, sources). Programs read over PCIe, 16 KiB each at a time: some thirty of them keep it busy, and leave
 the other multiprocessors to launches that compute.
 """
