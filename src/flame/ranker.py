@@ -149,6 +149,16 @@ class Ranker:
             raise
         return in_flight.answer
 
+    def bind_thread(self) -> None:
+        """Keeps the calling thread on the core of the threads that launch, where those share one
+        (`orchestrator.one_core`): for one thread that hardly does more than to start requests and to take answers. It
+        calls `give_way` between two requests, and should start no threads."""
+        self._orchestrator.bind_thread()
+
+    def give_way(self) -> None:
+        """Lets a thread go first that has a launch behind it; for a thread that called `bind_thread`."""
+        self._orchestrator.give_way()
+
     @property
     def device(self) -> str:
         """Where the model runs, in a line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -29,6 +30,32 @@ def test_a_failed_launch_fails_its_request_and_the_ranker_goes_on(bench, caplog:
     assert "0xdeadbeef" in caplog.text
     close_to(one.ranker.rank(request), one.oracle(request))
     assert one.clean()
+
+
+def test_features_of_a_launch_that_was_given_up_are_lent_to_nobody_again(bench) -> None:
+    """The launch may still read them; whoever asked has their answer, and their permit is given back."""
+    one = bench(max_in_flight=1, launch_limit_ms=50.0)
+    request = RankRequest(user=1, candidates=np.arange(1, 5))
+    one.engine.hangs = nth(1)
+    with pytest.raises(ExecutionError, match="given up"):
+        one.ranker.rank(request)
+    (lost,) = one.features.lent.values()
+    before = lost.words.copy()
+    one.engine.release()
+    close_to(one.ranker.rank(request), one.oracle(request))
+    assert (lost.words == before).all()
+    assert list(one.features.lent.values()) == [lost]
+    one.features.lent.clear()
+    assert one.clean()
+
+
+def test_a_thread_that_starts_requests_may_share_the_core_of_those_who_launch(bench) -> None:
+    """Where they share none, as on a CPU, it stays where it is."""
+    one = bench(executors=2)
+    before = os.sched_getaffinity(0)
+    one.ranker.bind_thread()
+    one.ranker.give_way()
+    assert os.sched_getaffinity(0) == before
 
 
 def test_scores_that_are_no_numbers_are_an_error_and_not_an_answer(bench) -> None:

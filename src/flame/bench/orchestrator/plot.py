@@ -81,7 +81,8 @@ def _shares(axes: Any, rows: Sequence[Row]) -> None:
 def _title(document: Mapping[str, Any]) -> str:
     host = document["machine"]
     commit = host.get("commit", "")[:12]
-    chip = ", ".join(host.get("gpus") or [host.get("cpu", "")]) if document["device"] != "cpu" else host.get("cpu", "")
+    kinds = dict.fromkeys(gpu.partition(",")[0] for gpu in host.get("gpus") or ())
+    chip = " and ".join(kinds) if kinds and document["device"] != "cpu" else host.get("cpu", "")
     return (
         f"flame bench orchestrator: {document['model']}, {document['precision']} on {chip}"
         f"{f', commit {commit}' if commit else ''}"
