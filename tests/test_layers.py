@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "flame"
-BASE = {"errors", "schema", "layout", "records", "metrics", "statistics", "log", "files", "jit", "turns", "__init__"}
+BASE = {"errors", "schema", "layout", "records", "metrics", "statistics", "log", "files", "jit", "handover", "__init__"}
 CONFIG = BASE | {"config"}
 ALLOWED = {
     "config": BASE,

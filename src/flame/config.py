@@ -88,9 +88,9 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     executors: Positive = 1
     """Launches that run at the same time on each device."""
     one_core: bool = True
-    """Whether the threads that launch on a GPU share one core, the idlest at start, where there are four or more: they
-    take turns in the interpreter, and turns between cores are dear. For `fused` on one GPU, with several executors:
-    the threads of other backends copy or compute, and are never bound."""
+    """Whether the threads that launch on a GPU share one core, the idlest at start, where there are four or more: to
+    hand Python's lock to another core is dear. For `fused` on one GPU, with several executors: the threads of other
+    backends copy or compute, and are never bound."""
     launch_limit_ms: Annotated[float, Meta(ge=0, le=1e3 * _LONGEST_S)] = 10_000.0
     """Longest time of one launch; what takes longer is given up and its executor replaced. 0: no limit."""
     max_in_flight: Positive = 64

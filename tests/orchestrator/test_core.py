@@ -1,4 +1,4 @@
-"""Threads that take turns in the interpreter share a core, where there is one to spare."""
+"""Threads that hand Python's lock to each other share a core, where there is one to spare."""
 
 from __future__ import annotations
 

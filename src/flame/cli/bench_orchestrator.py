@@ -54,9 +54,9 @@ def run(args: Namespace) -> int:
     from flame.bench.orchestrator import plot, setting
     from flame.bench.orchestrator.run import run as measure
     from flame.bench.progress import bar
-    from flame.turns import shorten_turns
+    from flame.handover import shorten_interval
 
-    shorten_turns()
+    shorten_interval()
     defaults = setting.DEFAULTS[device.partition(":")[0]]
     config = options.configure(args, defaults=defaults.settings, engine__device=device)
     observed = environment.observe()

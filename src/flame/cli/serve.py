@@ -59,14 +59,14 @@ def run(args: Namespace) -> int:
     )
 
     from flame.bench.progress import bar
+    from flame.handover import shorten_interval
     from flame.ranker import Ranker
     from flame.server.lifecycle import serve
     from flame.server.traces import TraceFile
-    from flame.turns import shorten_turns
 
     if config.server.trace:
         TraceFile(config.server.trace)  # a mistake is told before the model is loaded
-    shorten_turns()
+    shorten_interval()
     with bar() as show:
         ranker = Ranker.load(args.model, config, progress=show)
     if args.json:

@@ -1,7 +1,7 @@
-"""One core for the threads that take turns in the interpreter.
+"""One core for the threads that hand Python's lock to each other.
 
-Only one of them runs Python at a time, so several cores give them nothing; but with every turn what they work on moves
-to another core's caches, and a sleeping core has to be woken. On one core, turns cost next to nothing. That is for
+Only one of them runs Python at a time, so several cores give them nothing; but with every hand-over what they work on
+moves to another core's caches, and a sleeping core has to be woken. On one core it costs next to nothing. That is for
 threads that hand work on and wait; those that compute without the lock (on a CPU, those that launch) need cores.
 """
 
@@ -31,7 +31,9 @@ def shared_core() -> int | None:
         return None
     busy = psutil.cpu_percent(_LOOK_S, percpu=True)
     random.shuffle(cores)  # Processes that start together on an idle machine must not choose the same.
-    return min(cores, key=lambda core: busy[core] if core < len(busy) else 0.0)
+    chosen = min(cores, key=lambda core: busy[core] if core < len(busy) else 0.0)
+    _log.info("threads that launch share core %d", chosen)
+    return chosen
 
 
 def bind_thread(core: int | None) -> None:

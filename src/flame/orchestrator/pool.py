@@ -23,6 +23,7 @@ from flame.errors import (
     ShuttingDown,
     TooManyCandidates,
 )
+from flame.handover import give_way
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
@@ -38,7 +39,6 @@ from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
-from flame.turns import give_way
 
 _log = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ class Orchestrator:
 
     def bind_thread(self) -> None:
         """Keeps the calling thread on the core that executors share, if they do: for threads that hardly do more than
-        to submit. They need not change cores then with every turn in the interpreter, and call `give_way` between two
-        requests."""
+        to submit. They need not change cores then with every hand-over of Python's lock, and call `give_way` between
+        two requests."""
         bind_thread(self._core)
 
     def give_way(self) -> None:

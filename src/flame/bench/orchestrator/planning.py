@@ -31,7 +31,8 @@ def microseconds(planner: Planner, profiles: ProfileSet, traffic: Traffic, execu
 
 
 def _cut(queue: Sequence[Demand], widest: int, executors: int) -> list[Sequence[Demand]]:
-    """Batches as the schedule takes them: a fair share of the queue for each executor, no more than a launch holds."""
+    """A fair share of the queue for each executor, no more than a launch holds: fewer than the schedule plans together
+    where many wait, so that a request costs no less than it does there."""
     found, first = [], 0
     while first < len(queue):
         share = -(-(len(queue) - first) // executors)

@@ -23,6 +23,7 @@ from flame.engine.machine import usable_cores
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import ConfigError
+from flame.orchestrator.core import shared_core
 from flame.orchestrator.profiles import default_profiles
 from flame.ranker import launch_threads
 
@@ -57,6 +58,7 @@ def _profiles(spec: ModelSpec, bench: OrchestratorBench, settings: OrchestratorC
 
 def _facts(bench: OrchestratorBench, config: Config, engine: Engine, traffic: Traffic) -> dict[str, Any]:
     settings, cores = config.orchestrator, usable_cores()
+    shared = settings.one_core and settings.executors > 1 and engine.gathers and shared_core() is not None
     facts: dict[str, Any] = {
         "model": bench.model,
         "device": engine.device,
@@ -65,7 +67,7 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine, traffic: Tr
         "costs_ms": {str(profile): asdict(engine.costs[profile]) for profile in engine.profiles},
         "history": bench.history,
         "executors": settings.executors,
-        "one_core": settings.one_core,
+        "one_core": shared,
         "switch_interval_ms": 1e3 * sys.getswitchinterval(),
         "requests_pinned": traffic.pinned,
         "keep_states": settings.keep_states,
@@ -75,7 +77,7 @@ def _facts(bench: OrchestratorBench, config: Config, engine: Engine, traffic: Tr
         "warm_up_s": bench.warm_up_s,
         "seed": bench.seed,
     }
-    if engine.gathers and settings.one_core:
+    if shared:
         facts["note"] = "the sender runs on the core of the executors and gives way to them: Orchestrator.bind_thread"
     elif cores < settings.executors + 2:
         facts["note"] = (

@@ -14,8 +14,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from flame.engine.kernels.driver import answer
+from flame.handover import Flag
 from flame.jit import Integer, kernel
-from flame.turns import Flag
 
 llvmlite.binding.load_library_permanently("libcuda.so.1")
 

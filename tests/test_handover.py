@@ -1,4 +1,4 @@
-"""Turns in the interpreter: flags are seen as long as they are up, and turns become shorter only."""
+"""Hand-overs of the lock: flags are seen as long as they are up, and the interval becomes shorter only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flame import turns
+from flame import handover
+from flame.handover import Flag, give_way, shorten_interval
 from flame.jit import Integer, kernel
-from flame.turns import Flag, give_way, shorten_turns
 
 
 @kernel
@@ -31,7 +31,7 @@ def yields(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(autouse=True)
 def flags_down() -> Iterator[None]:
     yield
-    assert 1 not in turns._FLAGS
+    assert 1 not in handover._FLAGS
 
 
 def test_who_waits_is_let_go_first_as_long_as_they_wait(yields: list[int]) -> None:
@@ -58,7 +58,7 @@ def test_the_flag_of_one_is_not_lowered_by_another(yields: list[int]) -> None:
 
 
 def test_there_may_be_more_than_there_is_room_for(yields: list[int]) -> None:
-    many = [Flag() for _ in range(2 * len(turns._FLAGS))]
+    many = [Flag() for _ in range(2 * len(handover._FLAGS))]
     for flag in many:
         raise_flag(flag.flags, flag.place)
         give_way()
@@ -66,14 +66,14 @@ def test_there_may_be_more_than_there_is_room_for(yields: list[int]) -> None:
     assert len(yields) == len(many)
 
 
-def test_turns_are_shortened_and_never_lengthened() -> None:
+def test_the_interval_is_shortened_and_never_lengthened() -> None:
     before = sys.getswitchinterval()
     try:
         sys.setswitchinterval(0.005)
-        shorten_turns()
+        shorten_interval()
         assert sys.getswitchinterval() == pytest.approx(0.001, abs=1e-5)
         sys.setswitchinterval(0.0002)
-        shorten_turns()
+        shorten_interval()
         assert sys.getswitchinterval() == pytest.approx(0.0002, abs=1e-5)
     finally:
         sys.setswitchinterval(before)
