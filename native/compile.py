@@ -19,6 +19,7 @@ MODULES = (
     "admission",
     "attempt",
     "batching",
+    "books",
     "company",
     "cover",
     "crowd",

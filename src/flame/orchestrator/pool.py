@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import cache
 
 from msgspec.structs import replace
 
 from flame.config import OrchestratorConfig
 from flame.engine.backends.base import Engine
 from flame.errors import (
-    FlameError,
     InvalidCandidates,
     QueueFull,
-    RefusedError,
     RequestCancelled,
     ShuttingDown,
     TooManyCandidates,
@@ -27,20 +23,18 @@ from flame.handover import give_way
 from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
+from flame.orchestrator.books import Books
 from flame.orchestrator.core import bind_thread, bound, shared_core
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.outcome import Done
 from flame.orchestrator.policies import POLICIES
 from flame.orchestrator.post import Post
-from flame.orchestrator.profiles import KINDS
 from flame.orchestrator.schedule import Schedule
 from flame.orchestrator.supervise import Supervisor, no_executor
 from flame.orchestrator.ticket import Ticket
 from flame.orchestrator.timeline import Timeline
 from flame.records import Features, Priority
-
-_log = logging.getLogger(__name__)
 
 _LAST_LAUNCH_S = 5.0
 """How long `close` waits for launches that run, beyond the drain: nothing can interrupt them."""
@@ -67,18 +61,11 @@ class Orchestrator:
         self._numbers = itertools.count()
         self._max_candidates = spec.input.max_candidates
         self._limit = config.max_in_flight
-        self._metrics = metrics
         company_s = config.company_us / 1e6 if config.policy == "cost" else 0.0
         self._schedule = Schedule(devices, POLICIES[config.policy], company_s)
         metrics.queued.set_function(lambda: self._schedule.waiting)
-        # To find a label's counter takes longer than to count.
-        self._refused = cache(lambda kind, priority: metrics.refused.labels("queue", kind, priority))
-        self._busy = [metrics.busy.labels(engine.device) for engine in engines]
-        self._launches = {
-            (profile, kind): metrics.launches.labels(str(profile), kind)
-            for profile in self.profiles.profiles
-            for kind in KINDS
-        }
+        names = [engine.device for engine in engines]
+        self._books = Books(self.timeline, metrics, names, self.profiles.profiles)
         # Engines that do not fetch requests have them copied by these threads, without the interpreter.
         share = config.one_core and len(engines) == 1 and config.executors > 1 and engines[0].gathers
         self._core = shared_core() if share else None
@@ -97,7 +84,7 @@ class Orchestrator:
             serve=self._serve,
             answer=self._answer,
             wake=self._wake,
-            book=self._book,
+            book=self._books.launched,
         )
         self._supervisor.start()
 
@@ -249,21 +236,12 @@ class Orchestrator:
     def _launch(self, post: Post, job: Job) -> None:
         error = post.run(job)
         ended = time.monotonic()
-        self._book(post, job, ended, error)
+        self._books.launched(post, job, ended, error)
         with self._lock:
             self._schedule.finish(job, began=post.began, ended=ended, error=error)
             self._supervisor.launched(post, error)
             over = self._settled()
         self._tell(over)
-
-    def _book(self, post: Post, job: Job, ended: float, error: FlameError | None) -> None:
-        """Writes down a launch that has ended, or was given up."""
-        assert post.attempt is not None
-        times = (post.began, *post.attempt.times[: 1 if error else 2])
-        self.timeline.launched(job, executor=post.number, device=post.name, times=times, ended=ended, error=error)
-        self._busy[post.device].inc(ended - post.began)
-        self._launches[job.launch.profile, job.launch.kind].inc()
-        self._metrics.padding.inc(job.slots - job.candidates)
 
     def _wake(self) -> None:
         """Wakes one executor of each device that has something to look at. Under the lock."""
@@ -290,13 +268,5 @@ class Orchestrator:
     def _tell(self, ended: list[Ticket]) -> None:
         """Answers requests, outside the lock: what waits for them may call back."""
         for ticket in ended:
-            try:
-                self._write_down(ticket)
-            except Exception:  # it is answered all the same
-                _log.exception("request %d cannot be written down", ticket.number)
+            self._books.answered(ticket)
             ticket.answer()
-
-    def _write_down(self, ticket: Ticket) -> None:
-        if isinstance(ticket.error, RefusedError):
-            self._refused(ticket.error.kind, ticket.priority).inc()
-        self.timeline.answered(ticket)
