@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -13,6 +14,7 @@ from flame.orchestrator.outcome import Outcome, Scored
 from flame.orchestrator.pool import Orchestrator
 from flame.orchestrator.ticket import Ticket
 from flame.records import Features
+from tests.faulty_engine import FaultyEngine
 
 
 class Asked(Future[Scored]):
@@ -46,3 +48,17 @@ def sample(make: Callable[..., Features], count: int, seed: int = 0, longest: in
         make(seed * 100_000 + number, int(size), [int(n) for n in rng.integers(0, longest + 1, 2)])
         for number, size in enumerate(sizes)
     ]
+
+
+def cancel_behind_another(orchestrator: Orchestrator, engine: FaultyEngine, first: Features, second: Features) -> Asked:
+    """What becomes of a request that is cancelled while a launch of another runs, which ends before this returns."""
+    engine.gate.clear()
+    running = ask(orchestrator, first)
+    assert engine.entered.acquire(timeout=60)
+    cancelled = threading.Event()
+    gone = ask(orchestrator, second, cancelled=cancelled)
+    cancelled.set()
+    engine.gate.set()
+    gone.exception(60)
+    running.result(60)
+    return gone

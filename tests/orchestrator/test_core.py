@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from flame.errors import ExecutionError
-from flame.orchestrator import core, pool
+from flame.orchestrator import core
 from flame.orchestrator.core import bind_thread, bound, shared_core
 from flame.orchestrator.workers import Workers
 from tests.faulty_engine import nth, until
@@ -73,8 +73,12 @@ def test_a_process_with_few_cores_keeps_them(cores: Callable[..., None]) -> None
 
 
 def test_no_core_is_no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("nothing was to be bound"), raising=False)
+    kept: list[object] = []
+    monkeypatch.setattr(core, "_keep_on", kept.append)
     bind_thread(None)
+    assert kept == []
+    bind_thread(3)
+    assert kept == [{3}]
 
 
 @needs_affinity
@@ -122,7 +126,7 @@ class Places:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bound: set[int] = set()
-        monkeypatch.setattr(pool, "shared_core", lambda: 7)
+        monkeypatch.setattr(core, "shared_core", lambda: 7)
         monkeypatch.setattr(core, "_keep_on", self._keep_on)
 
     def _keep_on(self, cores: set[int]) -> None:

@@ -14,7 +14,7 @@ from flame.errors import (
     RequestCancelled,
 )
 from flame.records import Features
-from tests.orchestrator.asking import ask
+from tests.orchestrator.asking import ask, cancel_behind_another
 
 Make = Callable[..., Features]
 
@@ -43,16 +43,9 @@ def test_a_deadline_that_has_passed_is_never_worked_on(start, features: Make) ->
 
 def test_a_cancelled_request_is_dropped_before_it_starts(start, features: Make) -> None:
     orchestrator, engine, _ = start()
-    engine.gate.clear()
-    running = ask(orchestrator, features(1, 5))
-    assert engine.entered.acquire(timeout=60)
-    cancelled = threading.Event()
-    gone = ask(orchestrator, features(2, 5), cancelled=cancelled)
-    cancelled.set()
-    engine.gate.set()
+    gone = cancel_behind_another(orchestrator, engine, features(1, 5), features(2, 5))
     with pytest.raises(RequestCancelled):
         gone.result(60)
-    running.result(60)
     assert len(engine.log) == 1
 
 

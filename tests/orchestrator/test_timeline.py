@@ -15,7 +15,7 @@ import pytest
 from flame.errors import FlameError
 from flame.orchestrator.timeline import LaunchSpan, Recording, Timeline
 from flame.records import Features
-from tests.orchestrator.asking import ask
+from tests.orchestrator.asking import ask, cancel_behind_another
 
 Make = Callable[..., Features]
 
@@ -92,15 +92,8 @@ def test_an_error_ends_the_spans_that_it_cut_short(start, features: Make) -> Non
 
 def test_a_request_that_was_dropped_in_the_queue_has_no_launch(start, features: Make) -> None:
     orchestrator, engine, _ = start()
-    engine.gate.clear()
-    running = ask(orchestrator, features(1, 5))
-    assert engine.entered.acquire(timeout=60)
-    gone = threading.Event()
-    dropped = ask(orchestrator, features(2, 5), cancelled=gone)
-    gone.set()
-    engine.gate.set()
+    dropped = cancel_behind_another(orchestrator, engine, features(1, 5), features(2, 5))
     assert isinstance(dropped.exception(60), FlameError)
-    running.result(60)
     recording = orchestrator.timeline.snapshot()
     check(recording)
     first, second = sorted(recording.requests)

@@ -1,4 +1,4 @@
-"""What is written down of launches, requests and the queue: spans of the timeline, and metrics."""
+"""What is written down of launches and requests: spans of the timeline, and metrics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 
 
 class Books:
-    """Writes into `timeline` and `metrics`, from any thread. Counters of all labels are found beforehand: to find one
-    takes longer than to count."""
+    """Writes into `timeline` and `metrics`, from any thread. The counter of a label is found once: to find it takes
+    longer than to count."""
 
     def __init__(
         self, timeline: Timeline, metrics: Metrics, devices: Sequence[str], profiles: Iterable[Profile]

@@ -1,8 +1,8 @@
 """One core for the threads that hand Python's lock to each other.
 
 Only one of them runs Python at a time, so several cores give them nothing; but with every hand-over what they work on
-moves to another core's caches, and a sleeping core has to be woken. On one core it costs next to nothing. That is for
-threads that hand work on and wait; those that compute without the lock (on a CPU, those that launch) need cores.
+has to move to another core, and a sleeping core to be woken. On one core a request took half the processor time. That
+is for threads that hand work on and wait; those that compute without the lock (on a CPU, those that launch) need cores.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
 import psutil
+
+from flame.config import OrchestratorConfig
+from flame.engine.backends.base import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +37,13 @@ def shared_core() -> int | None:
     chosen = min(cores, key=lambda core: busy[core] if core < len(busy) else 0.0)
     _log.info("threads that launch share core %d", chosen)
     return chosen
+
+
+def executors_core(engines: Sequence[Engine], config: OrchestratorConfig) -> int | None:
+    """The core that executors of these engines share, if they do: several of one engine that fetches requests. For
+    others these threads copy requests, without the lock."""
+    share = config.one_core and len(engines) == 1 and config.executors > 1 and engines[0].gathers
+    return shared_core() if share else None
 
 
 def bind_thread(core: int | None) -> None:

@@ -24,7 +24,7 @@ from flame.metrics import Metrics
 from flame.orchestrator.admission import Admission
 from flame.orchestrator.attempt import Abandoned
 from flame.orchestrator.books import Books
-from flame.orchestrator.core import bind_thread, bound, shared_core
+from flame.orchestrator.core import bind_thread, bound, executors_core
 from flame.orchestrator.device import Device
 from flame.orchestrator.job import Job
 from flame.orchestrator.outcome import Done
@@ -66,9 +66,7 @@ class Orchestrator:
         metrics.queued.set_function(lambda: self._schedule.waiting)
         names = [engine.device for engine in engines]
         self._books = Books(self.timeline, metrics, names, self.profiles.profiles)
-        # Engines that do not fetch requests have them copied by these threads, without the interpreter.
-        share = config.one_core and len(engines) == 1 and config.executors > 1 and engines[0].gathers
-        self._core = shared_core() if share else None
+        self._core = executors_core(engines, config)
         self._lock = threading.Lock()
         self._work = [threading.Condition(self._lock) for _ in engines]
         self._over = threading.Condition(self._lock)

@@ -61,9 +61,7 @@ class Slots:
         for part in parts:
             rows.extend(self._row(kind, part))
         table = np.frombuffer(rows, np.int64).reshape(-1, PART_WORDS)
-        if self._sources is None:
-            fill_slots(self._header, self._target, self._sizes, table, kind != "score")
-        elif False not in [part.ticket.features.pinned for part in parts]:
+        if self._sources is not None and False not in [part.ticket.features.pinned for part in parts]:
             point_slots(self._header, self._target, self._sizes, table, self._sources)
         else:
             self.fill_by_hand()

@@ -23,7 +23,7 @@ from flame.engine.machine import usable_cores
 from flame.engine.package import load
 from flame.engine.spec import ModelSpec, Profile
 from flame.errors import ConfigError
-from flame.orchestrator.core import shared_core
+from flame.orchestrator.core import executors_core
 from flame.orchestrator.profiles import default_profiles
 from flame.ranker import launch_threads
 
@@ -58,7 +58,7 @@ def _profiles(spec: ModelSpec, bench: OrchestratorBench, settings: OrchestratorC
 
 def _facts(bench: OrchestratorBench, config: Config, engine: Engine, traffic: Traffic) -> dict[str, Any]:
     settings, cores = config.orchestrator, usable_cores()
-    shared = settings.one_core and settings.executors > 1 and engine.gathers and shared_core() is not None
+    shared = executors_core([engine], settings) is not None
     facts: dict[str, Any] = {
         "model": bench.model,
         "device": engine.device,

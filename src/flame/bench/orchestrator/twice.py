@@ -32,7 +32,7 @@ def rows(engine: Engine, orchestrator: Orchestrator, traffic: Traffic, seed: int
     sizes = sorted(set(traffic.counts))
     for size in sizes[:: -(-len(sizes) // 5)]:
         with closing(Traffic(engine.spec, traffic.history, Choice((size,)), 2, seed)) as same:
-            if engine.device != "cpu":
+            if traffic.pinned:
                 same.pin()
             _ask(orchestrator, same, users, LEARNING)
             yield _row(engine, orchestrator, same, _ask(orchestrator, same, users, PAIRS))

@@ -1,7 +1,7 @@
 """A captured graph, launched and awaited by one call that leaves Python's lock to others only once.
 
-A thread that gives the lock up waits up to the switch interval, 5 ms, until it has it back from one that computes. So
-what matters is how often a launch gives it up; PyTorch's calls (a stream made current, replay, record, wait) each do.
+A thread that gives the lock up waits up to the switch interval until it has it back from one that computes. So what
+matters is how often a launch gives it up, and how much Python lies between: PyTorch takes a call for every step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The packed words of a launch, which the GPU itself fetches from where its requests lie in the host's memory.
 
 So the host need not copy requests together, and what a launch is told of a request is its header and three numbers
-(`flame.layout`, sources). Programs read over PCIe, 16 KiB each at a time: some thirty of them keep it busy, and leave
-the other multiprocessors to launches that compute.
+(`flame.layout`, sources). Programs read over PCIe, 16 KiB each at a time. From 8 to 128 of them it made no
+difference that could be told; with some thirty most multiprocessors are left to launches that compute.
 """
 
 from __future__ import annotations
